@@ -20,6 +20,7 @@ from roadworthy.frameworks.framework import CODE, ModelFolder, Nature
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
 from roadworthy.settings import load_settings
+from roadworthy.signals.discovery import signal_named
 from tests.plugins.installed import write_distribution
 
 GOOD = """
@@ -95,6 +96,60 @@ def test_what_cannot_be_used_is_left_out(
     assert (found.state, reason in found.reason) == (state, True), found.reason
     assert name in caplog.text
     assert found.reason in caplog.text
+
+
+SIGNAL = """
+from roadworthy.signals import signal
+
+class Own(signal.BinSignal):
+    name = "own"
+    interface = 1
+    event = "an event"
+    bins = ("low", "high")
+
+SIGNAL = Own()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("", "", ""),
+        (
+            "(signal.BinSignal):",
+            ":\n    kind, compares, allowed = 'criterion', True, lambda _, ratio, margin: 0.05",
+            "it derives from no class of roadworthy.signals.signal",
+        ),
+        ("interface", "kind = 'criterion'\n    interface", "its kind must be observer, not 'criterion'"),
+        (
+            "BinSignal",
+            "OutcomeSignal):\n    kind = 'observer'\n\nclass Own(Own",
+            "its kind must be criterion, not 'observer'",
+        ),
+        (
+            "BinSignal",
+            "Signal):\n    kind = 'other'\n\nclass Own(Own",
+            "its kind must be criterion or observer, not 'other'",
+        ),
+        (
+            "BinSignal",
+            "PairSignal):\n    limit = 1.5\n\nclass Own(Own",
+            "the rate that it allows must be between 0 and 1",
+        ),
+        (', "high"', ",", "its bins must be a tuple of 2 to 31 texts, not ('low',)"),
+        ("bins =", "others =", "its bins must be a tuple of 2 to 31 texts, not None"),
+    ],
+)
+def test_a_signal_fits_its_class(packages: Path, before: str, after: str, reason: str) -> None:
+    """Otherwise it is not loaded, and the list says why: a rollout by it would wait forever."""
+    module = SIGNAL.replace(before, after, 1)
+    name = f"signal-{abs(hash(module))}"
+    plant(packages, name, module, "[roadworthy.signals]\nown = {module}:SIGNAL\n")
+    plugins.allow([name])
+    found = states()[name, "own"]
+    assert found.reason.removeprefix("ValueError: ") == reason
+    assert found.state == (plugins.WRONG_INTERFACE if reason else plugins.LOADED)
+    assert (signal_named("own") is None) == bool(reason)
 
 
 CODEC = """

@@ -281,6 +281,14 @@ def test_a_plan_of_the_first_format_is_still_read() -> None:
     assert plan_from_document(written) == plan
 
 
+def test_a_stored_plan_with_both_names_is_refused() -> None:
+    """Neither list is dropped without a word."""
+    stored = read_plan("strategy: canary").to_document() | {"format": 1}
+    assert plan_from_document(stored).criteria
+    with pytest.raises(ValueError, match="this one has both"):
+        plan_from_document(stored | {"guards": [{"signal": "errors"}]})
+
+
 def test_a_plan_with_both_names_is_refused() -> None:
     """Neither list is silently left out."""
     with pytest.raises(InvalidRequest, match="guards: unknown key"):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from roadworthy.contract.evidence import (
     CONFIDENCE,
     COUNTERS,
+    FAILED,
     OUTPUT_BINS,
     BadUnit,
     BinCount,
@@ -25,6 +26,7 @@ from roadworthy.contract.evidence import (
 from roadworthy.contract.snapshot import FULL_SHARE, RolloutEntry, WatchedOutput
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
+from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.runtime.layers.layer import layer_failed
 from roadworthy.runtime.pending import Answer
 from roadworthy.runtime.queue.run_times import BINS, WARM_UP_RUNS, RunTimes
@@ -103,7 +105,11 @@ def counting(
         (ANSWER, -1, GOOD),
         (FAULT, 10, {"errors": True, "invalid_outputs": False}),
         (layer_failed("limits"), 10, {"errors": True, "invalid_outputs": False}),
-        (ANSWER.noted((), source="static", instead_of=layer_failed("x")), 10, {"errors": True, "invalid_outputs": False}),
+        (
+            ANSWER.noted((), source="static", instead_of=layer_failed("x")),
+            10,
+            {"errors": True, "invalid_outputs": False},
+        ),
         (Unavailable("x", code="layer-quota"), 10, "shed"),
         (ModelFault("nan", code="non-finite-output"), 10, {"errors": True, "invalid_outputs": True}),
         (ANSWER.noted((), source="static", instead_of=FAULT), 10, {"errors": True, "invalid_outputs": False}),
@@ -420,7 +426,7 @@ def test_a_signal_of_a_plug_in_counts_like_ours(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("planted")
 def test_a_signal_that_raises_counts_no_more(tmp_path: Path) -> None:
-    """The others go on, and the caller's answer is not touched; the report of the worker lacks it."""
+    """The others go on, and the caller's answer is not touched; the failure is counted for the rollout."""
     counters = counting(tmp_path, None, "odd", "errors", "rows", "unbound", parameters={"odd": {"most": 5.0}})
     assert counters.failed == {"unbound"}
     none = Batch(Layout(()), 0, ())
@@ -428,6 +434,23 @@ def test_a_signal_that_raises_counts_no_more(tmp_path: Path) -> None:
     assert counters.evidence(answer(("a", 9.0, [1, 0, 0])), 10, ANSWER.joined) == {"errors": False}
     for rows in (1, 0, 2, 1):
         counters.answered("canary", answer(*[("a", 9.0, [1.0, 0, 0])] * rows), None)
-    (sorted_,) = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").bins
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    (sorted_,) = counts.bins
     assert (sorted_.output, sorted_.signal, sorted_.cells[:3]) == (0, "rows", (0, 1, 0))
     assert counters.failed == {"unbound", "odd", "rows"}
+    told = {each.signal: each.samples for each in counts.variants if each.signal.startswith(FAILED)}
+    assert told == {f"{FAILED}{name}": 1 for name in counters.failed}
+    assert Evidence().merged("g", counts).failed == counters.failed
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_bin_that_a_signal_does_not_have_is_an_error_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last bin counts; the next number would mean nothing at the control plane, although there are cells for it."""
+    monkeypatch.setattr(Rows, "bind", lambda _signal, _use: lambda rows: rows.rows)
+    counters = counting(tmp_path, None, "rows")
+    last = len(Rows.bins) - 1
+    for rows in (last, last + 1, last):
+        counters.answered("canary", answer(*[("a", 9.0, [1.0, 0, 0])] * rows), None)
+    (counted,) = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").bins
+    assert {place: number for place, number in enumerate(counted.cells) if number} == {last: 1}
+    assert counters.failed == {"rows"}

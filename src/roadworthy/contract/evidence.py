@@ -36,6 +36,10 @@ DRAWN = "drawn"
 """Not a signal of a plan: its samples are all first attempts that were assigned a variant, whatever their outcome, including
 those that are otherwise excluded. Only these show whether the variants get their shares."""
 
+FAILED = "failed."
+"""Not a signal of a plan either: with a signal's name, it counts how often the signal raised an error and was counted no more.
+Unlike a worker's report, counts outlive the worker."""
+
 
 class VariantCount(msgspec.Struct, frozen=True):
     """Eligible outcomes of one variant since the source began: their number, and the number of bad ones."""

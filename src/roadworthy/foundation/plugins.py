@@ -82,8 +82,11 @@ def _media_types(codec: Any) -> Iterable[object]:
     return (*media, *(("form", form.name) for form in forms))
 
 
-def _signal_name(signal: Any) -> Iterable[object]:
-    """Nothing more than the name, which is part of plans, cells and keys."""
+def _check_signal(signal: Any) -> Iterable[object]:
+    """Nothing more than the name, which is part of plans, cells and keys. The signal's class knows what else it needs."""
+    if not hasattr(signal, "check_itself"):
+        raise ValueError("it derives from no class of roadworthy.signals.signal")
+    signal.check_itself()
     if not _SIGNAL.fullmatch(signal.name):
         raise ValueError(
             f"a signal's name has lower-case letters, digits and underscores, 63 at most, not {signal.name!r:.80}"
@@ -105,7 +108,7 @@ CODECS = Kind(
     "codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types
 )
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
-SIGNALS = Kind("signals", 1, ("name", "kind", "event", "compares", "allowed"), _signal_name)
+SIGNALS = Kind("signals", 1, ("name", "kind", "event", "compares", "allowed"), _check_signal)
 LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _check_layer)
 KINDS = (FRAMEWORKS, CODECS, BLOBS, SIGNALS, LAYERS)
 

@@ -137,7 +137,6 @@ class Worker:
         self._link = AgentLink(address, self._serving.report, self._offer, self._keep_out, self._linked)
         self._recorder = Recorder(self._loop, self._link, metrics.lost_records)
         self._dropped_before = self._dropped_logged = 0
-        self._failed_signals: frozenset[str] = frozenset()
         self._hanging: frozenset[str] = frozenset()
         isolation = None if place is None else Isolation(Path(start.folder), place)
         self._manager = Manager(load, self._serving.refresh, self._load_failed, isolation)
@@ -288,9 +287,6 @@ class Worker:
             self._serving.gauge_queues()
             self._metrics.log_lines_dropped(lines_dropped())
             self._log_dropped_records()
-            if self._serving.failed_signals != self._failed_signals:
-                self._failed_signals = self._serving.failed_signals
-                self._link.report()
             if self._pressure.look():
                 self._log.warning("pressure", warnings=self._pressure.warnings)
                 self._changed()

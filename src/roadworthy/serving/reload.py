@@ -195,16 +195,10 @@ class ServingState:
             offered=0 if self._offered is None else self._offered.revision,
             versions=tuple(map(self._with_health, self._manager.states())),
             shared_cache=None if shared is None else CONNECTED if shared.connected else UNREACHABLE,
-            signals=tuple(name for name in counted_here() if name not in self.failed_signals),
+            signals=counted_here(),
             layers=tuple(plugin_layers()),
             refused=tuple(sorted(self._refused)),
         )
-
-    @property
-    def failed_signals(self) -> frozenset[str]:
-        """Signals of running rollouts that raised an error here, so that they count no more."""
-        assignments = [each.assignment for each in self._endpoints.values() if each.assignment is not None]
-        return frozenset[str]().union(*(each.counters.failed for each in assignments))
 
     def _with_health(self, state: VersionState) -> VersionState:
         fault = None if self.health is None else self.health.probes.faults().get(state.digest)

@@ -22,7 +22,7 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 
-CRITERION, OBSERVER = "criterion", "observer"
+CRITERION, OBSERVER = _KINDS = "criterion", "observer"
 USUAL_LIMIT = 0.05
 """The rate that a criterion without a limit must be shown to stay below."""
 MOST_ALLOWED = 0.99
@@ -130,6 +130,18 @@ class Signal:
         """
         return self.limit or USUAL_LIMIT
 
+    def check_itself(self) -> None:
+        """Check the attributes when the plug-in is loaded.
+
+        Raises:
+            ValueError: some do not fit its class.
+        """
+        kinds = (CRITERION,) if isinstance(self, _CRITERIA) else (OBSERVER,) if isinstance(self, BinSignal) else _KINDS
+        if self.kind not in kinds:
+            raise ValueError(f"its kind must be {' or '.join(kinds)}, not {self.kind!r:.60}")
+        if self.kind == CRITERION and not 0.0 < self.allowed(self.ratio, 1.5) < 1.0:
+            raise ValueError("the rate that it allows must be between 0 and 1")
+
 
 class OutcomeSignal(Signal):
     """A criterion that workers count when a request has its outcome; of mirrored requests, once for each version.
@@ -187,6 +199,18 @@ class BinSignal(Signal):
         """
         raise NotImplementedError
 
+    def check_itself(self) -> None:
+        """See `Signal`."""
+        super().check_itself()
+        bins = getattr(self, "bins", None)
+        if (
+            not isinstance(bins, tuple)
+            or not 2 <= len(bins) <= MOST_BINS
+            or not all(isinstance(each, str) for each in bins)
+        ):
+            raise ValueError(f"its bins must be a tuple of 2 to {MOST_BINS} texts, not {bins!r:.60}")
 
+
+_CRITERIA = (OutcomeSignal, PairSignal, EventSignal)
 COUNTED = (OutcomeSignal, PairSignal, BinSignal)
 """The kinds of signals that a worker counts by what `bind` returns."""

@@ -30,7 +30,7 @@ def observe(
     rollout: Rollout,
     endpoint: Endpoint,
     found: Sequence[Gateway],
-    evidence: Evidence,
+    evidence: Evidence | None,
     *,
     epoch: str,
     moment: Moment,
@@ -41,7 +41,7 @@ def observe(
     Args:
         rollout: with the endpoint's generation noted.
         found: live gateways.
-        evidence: everything counted for the rollout.
+        evidence: everything counted for the rollout; None for a person's command, which must work whatever signals do.
         epoch: the store's; a report from another epoch is outdated.
         moment: the controller's monotonic clock now.
         now_us: microseconds since 1970 UTC.
@@ -63,8 +63,10 @@ def observe(
         reason=reason,
         fresh=bool(found) and all(now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
         breaker_open=any(state.breaker_open for state in states),
-        uncounted=tuple(f"{signal}: {why}" for signal, why in uncounted(rollout.plan, workers)),
-        alerts=signal_alerts(Look(rollout.plan, rollout.state, evidence, machines)),
+        uncounted=()
+        if evidence is None
+        else tuple(f"{signal}: {why}" for signal, why in uncounted(rollout.plan, workers, evidence.failed)),
+        alerts=() if evidence is None else signal_alerts(Look(rollout.plan, rollout.state, evidence, machines)),
     )
 
 

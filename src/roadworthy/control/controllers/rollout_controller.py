@@ -15,11 +15,12 @@ from typing import Any
 import msgspec
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers.observation import observe
-from roadworthy.foundation.errors import Conflict
+from roadworthy.foundation.errors import Conflict, Unavailable
 from roadworthy.foundation.references import VersionReference
 from roadworthy.monitoring import gateways
 from roadworthy.registry import versions
@@ -47,6 +48,8 @@ from roadworthy.rollout.rollouts import Rollout
 from roadworthy.store.engine import bump_revision, read_revision
 
 CONTROLLER = "controller"
+LOOK_FAILED = "look-failed"
+"""The code of a rollout whose last look raised an error."""
 _log = structlog.get_logger()
 
 
@@ -57,7 +60,6 @@ class Look:
     rollout: Rollout
     endpoint: Endpoint
     seen: Observation
-    evidence: Evidence
 
 
 def drive(context: ControlContext) -> bool:
@@ -68,27 +70,55 @@ def drive(context: ControlContext) -> bool:
         return False
     with context.database.begin() as connection:
         running = [each for each in rollouts.list_open(connection) if each.running]
-    moved = False
-    for rollout in running:
-        try:
-            with context.database.begin() as connection:
-                moved |= _drive_one(context, connection, rollout.endpoint)
-        except Conflict as error:  # another process wrote first; the next look reads what it wrote
-            _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=error.code)
-    return moved
+    moved = [_look(context, each) for each in running]
+    return any(moved)
 
 
-def look_at(context: ControlContext, connection: Connection, rollout: Rollout) -> Look:
-    """The current look at a running rollout."""
+def _look(context: ControlContext, rollout: Rollout) -> bool:
+    """Look at one rollout; whether gateways need a new snapshot."""
+    try:
+        with context.database.begin() as connection:
+            return _drive_one(context, connection, rollout.endpoint)
+    except Conflict as error:  # another process wrote first; the next look reads what it wrote
+        _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=error.code)
+    except (Unavailable, SQLAlchemyError):  # of the store, which all rollouts share
+        raise
+    except Exception as error:  # noqa: BLE001 - a fault of one rollout must stop neither the others nor telemetry
+        _log.error("rollout-look-failed", endpoint=rollout.endpoint, rollout=rollout.id, exc_info=error)
+        return _unjudged(context, rollout, error)
+    return False
+
+
+def _unjudged(context: ControlContext, rollout: Rollout, error: Exception) -> bool:
+    """Go on without signals and verdict: traffic that goes back does so, and everything else holds and says why, once."""
+    state = rollout.state
+    text = f"looking at the rollout raised {type(error).__name__}: {error}"[:500]
+    try:
+        with context.database.begin() as connection:
+            if state.phase == RETURNING:
+                return _drive_one(context, connection, rollout.endpoint, judged=False)
+            if state.code != LOOK_FAILED:
+                held = replace(rollout, state=msgspec.structs.replace(state, code=LOOK_FAILED, text=text))
+                rollouts.change(connection, held)
+                facts = {"rollout": rollout.id, "code": LOOK_FAILED, "text": text, **standing(rollout)}
+                context.announce(connection, CONTROLLER, "rollout-alert", rollout.endpoint, **facts)
+    except Conflict as late:
+        _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=late.code)
+    return False
+
+
+def look_at(
+    context: ControlContext, connection: Connection, rollout: Rollout, evidence: Evidence | None = None
+) -> Look:
+    """The current look at a running rollout; see `observe`."""
     endpoint = endpoints.get(connection, rollout.endpoint)
     epoch, revision = read_revision(connection)
     rollout = rollout.noted(endpoint.generation, revision)
     now_us = context.clock.now_us()
     found = gateways.live(gateways.list_all(connection), now_us)
     moment = Moment(context.boot, context.clock.monotonic())
-    evidence = rollouts.evidence_of(connection, rollout.id)
     seen = observe(rollout, endpoint, found, evidence, epoch=epoch, moment=moment, now_us=now_us)
-    return Look(rollout, endpoint, seen, evidence)
+    return Look(rollout, endpoint, seen)
 
 
 def apply_command(
@@ -182,12 +212,13 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
     context.announce(connection, CONTROLLER, "rollout-began", endpoint.name, rollout=waiting.id, version=waiting.canary)
 
 
-def _drive_one(context: ControlContext, connection: Connection, name: str) -> bool:
+def _drive_one(context: ControlContext, connection: Connection, name: str, *, judged: bool = True) -> bool:
     rollout = rollouts.find_running(connection, name)
     if rollout is None:
         return False
-    look = look_at(context, connection, rollout)
-    advance = machine.advance(rollout.plan, rollout.state, look.seen, look.evidence)
+    evidence = rollouts.evidence_of(connection, rollout.id) if judged else None
+    look = look_at(context, connection, rollout, evidence)
+    advance = machine.advance(rollout.plan, rollout.state, look.seen, evidence or Evidence())
     return _carry_out(context, connection, look, advance, CONTROLLER)
 
 

@@ -42,12 +42,16 @@ class Measures(NamedTuple):
     missing: dict[str, str]
 
 
-def measures(plan: Plan, stable: Version, blobs: BlobStore, workers: Sequence[WorkerReport]) -> Measures:
-    """How the plan's signals are measured against this stable."""
+def measures(
+    plan: Plan, stable: Version, blobs: BlobStore, workers: Sequence[WorkerReport], slow_ms: float | None = None
+) -> Measures:
+    """How the plan's signals are measured against this stable. `slow_ms` is its 95th percentile of run times, None while it is
+    unknown."""
     watched = {watch.signal for watch in plan.watches}
     probabilities, outputs = None, tuple[WatchedOutput, ...]()
     signature = Signature.from_document(stable.signature)
-    missing = dict(uncounted(plan, workers)) | dict(unbindable(plan, signature))
+    slow_us = None if slow_ms is None else round(slow_ms * 1e3)
+    missing = dict(uncounted(plan, workers)) | dict(unbindable(plan, signature, slow_us))
     if "confidence" in watched:
         probabilities = _probabilities(signature)
         if probabilities is None:

@@ -142,7 +142,7 @@ def _facts(
     if endpoint.current is not None:
         stable = versions.get(connection, VersionReference.parse(endpoint.current))
         ready, slow = isinstance(decide(stable.digest, workers), Switch), slow_ms(stable.digest, live)
-        by = measures(plan, stable, context.blobs, workers)
+        by = measures(plan, stable, context.blobs, workers, slow)
         short = shortages(_sized(found), _sized(stable), [Machine(gateway.id, gateway.workers) for gateway in live])
     return Facts(
         stable=endpoint.current,

@@ -18,7 +18,7 @@ from roadworthy.rollout.decide.state import SignalAlert, State
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import LOWER, Metric, Plan, Watch
-from roadworthy.signals.discovery import signal_named
+from roadworthy.signals.discovery import plugin_raised, signal_named
 from roadworthy.signals.signal import BinSignal
 from roadworthy.statistics.drift import Answers, log_e_different, shifts_of, total_variation
 from roadworthy.statistics.intervals import Sample, difference_sequence
@@ -54,10 +54,13 @@ def signal_alerts(look: Look) -> tuple[SignalAlert, ...]:
 
 
 def _measured(look: Look, watch: Watch) -> SignalAlert | None:
-    measure, signal = _MEASURES.get(watch.signal), signal_named(watch.signal)
-    if measure is not None:
-        return measure(look, watch)
-    return _sorted(look, watch, signal) if isinstance(signal, BinSignal) else None
+    try:
+        measure, signal = _MEASURES.get(watch.signal), signal_named(watch.signal)
+        if measure is not None:
+            return measure(look, watch)
+        return _sorted(look, watch, signal) if isinstance(signal, BinSignal) else None
+    except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the other signals are judged
+        return SignalAlert(watch.signal, 0, raised=True, text=plugin_raised(error))
 
 
 def compares(weight: int, shadow: int) -> bool:
@@ -155,7 +158,12 @@ def _drift(look: Look, watch: Watch) -> SignalAlert:
 
 def _sorted(look: Look, watch: Watch, signal: BinSignal) -> SignalAlert:
     """A signal that sorts answers into bins of its own; judged like drift."""
-    return _shifted(look, watch, signal.name, signal.event, signal.bins.__getitem__, 1)[1]
+    return _shifted(look, watch, signal.name, signal.event, partial(_own_bin_name, signal), 1)[1]
+
+
+def _own_bin_name(signal: BinSignal, place: int) -> str:
+    """A gateway with another release of the plug-in may count in bins that this one does not have."""
+    return signal.bins[place] if place < len(signal.bins) else f"bin {place}"
 
 
 def _shifted(

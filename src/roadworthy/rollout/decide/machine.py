@@ -331,6 +331,8 @@ def _alarmed(look: Look) -> Move | None:
         alert = found.get(watch.signal)
         if watch.on_alarm != plans.HOLD:
             continue
+        if alert is not None and alert.raised and alert.samples == 0:
+            return _hold(look.state, "signal-not-measurable", f"{watch.signal}: {alert.text}")
         if alert is None or alert.samples == 0:
             why = "no measurement yet" if alert is None else alert.text or "no measurement yet"
             return _hold(look.state, "no-evidence", f"{watch.signal}: {why}")

@@ -39,7 +39,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class SignalAlert(msgspec.Struct, frozen=True):
-    """The state of a watched signal. `samples` are the canary's, 0 when nothing can be said; `other_samples` are the stable's."""
+    """The state of a watched signal. `samples` are the canary's, 0 when nothing can be said; `other_samples` are the stable's.
+    Raised without samples: the signal itself failed."""
 
     signal: str
     samples: int

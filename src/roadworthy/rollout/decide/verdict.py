@@ -25,6 +25,7 @@ from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.rollout.decide.passing import Shown, Step, explain, shown
 from roadworthy.rollout.evidence.counts import Evidence, Tally
 from roadworthy.rollout.plan.plan import Criterion, Plan
+from roadworthy.signals.discovery import plugin_raised
 from roadworthy.statistics.e_process import (
     Split,
     always_valid_p,
@@ -114,7 +115,7 @@ def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
     alphas = plan.alphas()
     skewed = _skewed(plan, scope, evidence)
     findings = tuple(
-        _judge(plan, criterion, alphas[criterion.signal], scope, evidence, skewed) for criterion in plan.criteria
+        _judged(plan, criterion, alphas[criterion.signal], scope, evidence, skewed) for criterion in plan.criteria
     )
     ordered = sorted(findings, key=lambda each: ((FAIL, HOLD, PASS).index(each.outcome), not each.withdraw))
     if not ordered and skewed is not None:
@@ -171,12 +172,26 @@ def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
     return None
 
 
+def _judged(
+    plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None
+) -> Finding:
+    """The finding; HOLD if the signal raises an error, so that the other criteria and the deadline still act."""
+    try:
+        return _judge(plan, criterion, alpha, scope, evidence, skewed)
+    except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything
+        return _unmeasurable(criterion, alpha, plugin_raised(error))
+
+
+def _unmeasurable(criterion: Criterion, alpha: float, why: str) -> Finding:
+    text = f"{criterion.signal}: {why}"
+    return Finding(criterion.signal, HOLD, "signal-not-measurable", text, threshold=-math.log(alpha))
+
+
 def _judge(
     plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None
 ) -> Finding:
     if criterion.kind.unmeasurable is not None:
-        text = f"{criterion.signal}: {criterion.kind.unmeasurable}"
-        return Finding(criterion.signal, HOLD, "signal-not-measurable", text, threshold=-math.log(alpha))
+        return _unmeasurable(criterion, alpha, criterion.kind.unmeasurable)
     threshold, tallies = -math.log(alpha), evidence.tallies(criterion.signal)
     splits, total = splits_of(plan, scope.segments, tallies), _total(scope.segments, tallies)
     step = _step(scope, tallies)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from roadworthy.contract.evidence import CANARY, EXCLUDED, OUTPUT_BINS, STABLE, VARIANTS, BadUnit, RolloutCounts
+from roadworthy.contract.evidence import CANARY, EXCLUDED, FAILED, OUTPUT_BINS, STABLE, VARIANTS, BadUnit, RolloutCounts
 from roadworthy.rollout.stored import read_stored
 
 FORMAT = 1
@@ -124,6 +124,12 @@ class Evidence(msgspec.Struct, frozen=True):
     def crashes(self) -> int:
         """Processes that the canary crashed since the rollout began, on all machines."""
         return sum(self.crashed.values())
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """The signals that raised an error on some worker since the rollout began."""
+        names = (key.split("/")[1] for counts in self.counts.values() for key in counts)
+        return frozenset(name.removeprefix(FAILED) for name in names if name.startswith(FAILED))
 
     def added(self, source: str, more: RolloutCounts) -> Evidence:
         """The evidence with new facts added from a source that keeps no counts. The caller passes each fact once.

@@ -184,5 +184,7 @@ def plan_from_document(document: Mapping[str, Any]) -> Plan:
         ValueError: not such a document, or a format that this release does not know.
     """
     if document.get("format") == _WITH_GUARDS:
+        if {"guards", "criteria"} <= document.keys():
+            raise ValueError("a plan of format 1 has guards, and later ones have criteria; this one has both")
         document = {**in_this_form(document), "format": FORMAT}
     return read_stored(document, Plan, FORMAT, "plan", "a plan")

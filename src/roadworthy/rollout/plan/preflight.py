@@ -9,6 +9,7 @@ from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.rollout.decide.alerts import compares
 from roadworthy.rollout.decide.machine import Baseline
 from roadworthy.rollout.plan.plan import Plan
+from roadworthy.signals.discovery import signal_or_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,11 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
         yield Obstacle(
             "no-such-field", f"the endpoint has no input {plan.sticky.field}, by which the plan identifies users"
         )
-    timed = [criterion.signal for criterion in plan.criteria if criterion.kind.needs_run_times]
+    timed = [each.signal for each in plan.signals if signal_or_missing(each.signal).needs_run_times]
     if facts.slow_ms is None and timed:
         yield Obstacle(
             "no-baseline",
-            f"the stable's run time is not measured yet; let it serve first, or remove the criterion {', '.join(timed)}",
+            f"the stable's run time is not measured yet; let it serve first, or remove {', '.join(timed)} from the plan",
         )
     yield from _unmeasured(plan, facts)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, VARIANTS
+from roadworthy.contract.evidence import CANARY, DRAWN, FAILED, STABLE, VARIANTS
 from roadworthy.contract.snapshot import EndpointEntry, RolloutEntry
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError, let_go
 from roadworthy.runtime.layers.layer import LAYER_FAILED
@@ -116,9 +116,10 @@ class RolloutCounters:
         watched = rollout.outputs or rollout.probabilities is not None or sorts
         self.outputs = OutputCounters(cells, rollout, generation, signature, sorts, self._fails) if watched else None
 
-    def _bind(self, signature: Signature) -> list[tuple[str, BinJudge]]:
-        """Bind the signals of the rollout that this release counts; the judges of those that sort answers into bins."""
-        sorts: list[tuple[str, BinJudge]] = []
+    def _bind(self, signature: Signature) -> list[tuple[str, BinJudge, int]]:
+        """Bind the signals of the rollout that this release counts; the judges of those that sort answers into bins, and the
+        number of their bins."""
+        sorts: list[tuple[str, BinJudge, int]] = []
         for name in self._rollout.signals:
             signal = signal_named(name)
             use = Use(signature, self._rollout.parameters.get(name, {}), self._rollout.slow_us)
@@ -130,7 +131,7 @@ class RolloutCounters:
                 elif isinstance(signal, PairSignal):
                     self._pair_judges.append((name, signal.bind(use)))
                 elif isinstance(signal, BinSignal):
-                    sorts.append((name, signal.bind(use)))
+                    sorts.append((name, signal.bind(use), len(signal.bins)))
                 elif isinstance(signal, EventSignal):
                     self._judges.append((name, _asked))
             except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the endpoint serves
@@ -138,9 +139,11 @@ class RolloutCounters:
         return sorts
 
     def _fails(self, name: str, error: Exception) -> None:
-        """No longer count a signal that raised an error. The worker's report lacks it from now on, which holds the rollout."""
+        """No longer count a signal that raised an error. The failure is counted instead, which holds the rollout until it ends: a
+        replacement of this worker would count the signal again, but only where it does not raise."""
         if name not in self.failed:
             self.failed.add(name)
+            self._cells.sample((self._rollout.id, self._generation, f"{FAILED}{name}", STABLE), bad=True)
             _log.error(
                 "signal-failed", rollout=self._rollout.id, signal=name, error=f"{type(error).__name__}: {error}"[:500]
             )

@@ -18,7 +18,7 @@ from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import Signature
 from roadworthy.serving.rollout.counters import EvidenceCells
-from roadworthy.signals.signal import MOST_BINS, BinJudge
+from roadworthy.signals.signal import BinJudge
 
 MOST_SEEN = 50_000
 """Users that a worker remembers in one generation, some megabytes. Requests of further users are not counted."""
@@ -59,7 +59,7 @@ class OutputCounters:
     """Counts the watched outputs of one rollout in one generation. Event loop only.
 
     Args:
-        sorts: signals that sort answers into bins, by name.
+        sorts: signals that sort answers into bins: the name, the judge, and the number of bins.
         fails: called with the name of one that raised an error.
     """
 
@@ -69,7 +69,7 @@ class OutputCounters:
         rollout: RolloutEntry,
         generation: int,
         signature: Signature,
-        sorts: Sequence[tuple[str, BinJudge]] = (),
+        sorts: Sequence[tuple[str, BinJudge, int]] = (),
         fails: Callable[[str, Exception], None] = lambda _name, _error: None,
     ) -> None:
         positions = {field.name: position for position, field in enumerate(signature.outputs)}
@@ -115,14 +115,14 @@ class OutputCounters:
         for output in self._binned:
             key = (self._rollout, self._generation, output.number, label)
             self._cells.bin(key, output.bin(answer.joined, row))
-        for name, judge in self._sorts:
-            self._sort(label, answer, name, judge)
+        for name, judge, bins in self._sorts:
+            self._sort(label, answer, name, judge, bins)
 
-    def _sort(self, label: str, answer: Answer, name: str, judge: BinJudge) -> None:
+    def _sort(self, label: str, answer: Answer, name: str, judge: BinJudge, bins: int) -> None:
         try:
             number = judge(answer.batch())
-            if number is not None and not 0 <= number < MOST_BINS:
-                raise ValueError(f"{number} is not the number of a bin")
+            if number is not None and not 0 <= number < bins:
+                raise ValueError(f"{number} is not the number of one of its {bins} bins")
             if number is not None:
                 self._cells.bin((self._rollout, self._generation, name, label), int(number))
         except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the caller gets the answer
