@@ -129,9 +129,8 @@ class _Changed(ForwardedRequest):
         self.outer.settle(outcome)
 
 
-class Fence:
-    """Stands below a layer of a plug-in. When the layer raises while it takes an outcome, only its own request fails: the version
-    is settling others at that moment."""
+class _Side:
+    """Stands on one side of a layer of a plug-in, and passes requests on."""
 
     def __init__(self, below: Submitter, layer: str) -> None:
         self._below = below
@@ -139,6 +138,11 @@ class Fence:
 
     def __repr__(self) -> str:
         return repr(self._below)
+
+
+class Fence(_Side):
+    """Stands below a layer of a plug-in. When the layer raises while it takes an outcome, only its own request fails: the version
+    is settling others at that moment."""
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
@@ -164,17 +168,10 @@ class _Fenced(ForwardedRequest):
             given.settle(layer_failed(self._layer))
 
 
-class Taken:
+class Taken(_Side):
     """Stands above a layer of a plug-in. What the layer raises while it takes a request is the outcome of that request, also of a
     mirrored one. A request that the layer does not settle by its deadline, or settles with no outcome, fails: nothing further out
     would end it."""
-
-    def __init__(self, below: Submitter, layer: str) -> None:
-        self._below = below
-        self._layer = layer
-
-    def __repr__(self) -> str:
-        return repr(self._below)
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """As in Submitter."""
