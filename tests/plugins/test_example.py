@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +17,7 @@ import roadworthy as rw
 from roadworthy.contract.telemetry import WorkerReport
 from tests.control_plane import FakeGateway
 from tests.plugins.installed import DISTRIBUTION, EXAMPLE, Environment
+from tests.traffic import Traffic
 from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 PACK = """
@@ -226,26 +226,17 @@ def test_a_distribution_that_is_not_installed_stops_the_start(environment: Envir
     assert DISTRIBUTION not in refused.stdout
 
 
-class Asking:
+class Asking(Traffic):
     """Asks the endpoint "ranged" without pause, until it is left."""
 
     def __init__(self, gateway: httpx.Client) -> None:
+        super().__init__()
         self._gateway = gateway
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
 
-    def _ask(self) -> None:
-        while not self._stop.is_set():
-            answer = self._gateway.post("/v1/models/ranged:predict", json={"instances": [[1.0, 1.0]]})
-            assert answer.status_code == 200, answer.text
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def call(self) -> None:
+        """Ask once."""
+        answer = self._gateway.post("/v1/models/ranged:predict", json={"instances": [[1.0, 1.0]]})
+        assert answer.status_code == 200, answer.text
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 
 import roadworthy as rw
 from tests.machine import Machine
+from tests.traffic import Traffic
 from tests.waiting import eventually
 
 ROWS = np.arange(24.0).reshape(8, 3)
@@ -47,39 +47,30 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield made
 
 
-class Traffic:
+class Counted(Traffic):
     """Calls the endpoint without pause; counts replies by version and status."""
 
     def __init__(self, client: rw.Client) -> None:
+        super().__init__()
         self._client = client
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._call)
         self.seen: Counter[tuple[str, str]] = Counter()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _call(self) -> None:
-        while not self._stop.is_set():
-            try:
-                answer = self._client.predict("sum", [[2_000.0, 1.0, 2.0]])
-            except rw.RoadworthyError as error:
-                self.seen["failed", error.code] += 1
-            else:
-                assert answer.predictions == [2_003.0]
-                self.seen[str(answer.version), "ok"] += 1
+    def call(self) -> None:
+        """Ask once."""
+        try:
+            answer = self._client.predict("sum", [[2_000.0, 1.0, 2.0]])
+        except rw.RoadworthyError as error:
+            self.seen["failed", error.code] += 1
+        else:
+            assert answer.predictions == [2_003.0]
+            self.seen[str(answer.version), "ok"] += 1
 
 
 def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
     """After a few failed requests; no request to the stable version fails."""
     context = machine.context()
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
-        with Traffic(client) as traffic:
+        with Counted(client) as traffic:
             begun = client.rollouts.start(
                 "sum", "sum:2", {"strategy": "canary", "steps": [25, 100], "criteria": ["errors"]}
             )
@@ -92,7 +83,7 @@ def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
         assert (ended["code"], finding["stable_bad"]) == ("worse", 0)
         assert finding["bad"] >= 3
         assert failures >= finding["bad"]
-        with Traffic(client) as after:
+        with Counted(client) as after:
             eventually(lambda: sum(after.seen.values()) >= 100, "requests were answered")
         assert {who for who, _ in after.seen} == {next(who for who, how in traffic.seen if how == "ok")}
 
@@ -111,7 +102,7 @@ def test_a_good_version_is_promoted_without_a_failed_request(machine: Machine) -
                 return False
             return True
 
-        with Traffic(client) as traffic:
+        with Counted(client) as traffic:
             eventually(begins, "it is known how slow the stable is, and the rollout begins")
             eventually(lambda: client.rollouts.get("sum")["outcome"] is not None, "it is over")
         ended = client.rollouts.get("sum")

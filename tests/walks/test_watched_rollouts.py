@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from itertools import count
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import pytest
 import roadworthy as rw
 from roadworthy.client.rollouts import Rollout
 from tests.machine import Machine
+from tests.traffic import Traffic
 from tests.waiting import eventually
 
 ROWS = np.linspace(0.0, 100.0, 64).reshape(64, 1)
@@ -60,31 +60,21 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield made
 
 
-class Traffic:
+class Flights(Traffic):
     """Requests one flight after the other, evenly from 0 to 100, without pause; none may fail."""
 
     def __init__(self, client: rw.Client) -> None:
+        super().__init__()
         self._client = client
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._call)
+        self._numbers = count()
         self.failed: list[str] = []
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _call(self) -> None:
-        for number in count():
-            if self._stop.is_set():
-                return
-            try:
-                self._client.predict("delay", [[float(number * 37 % 101)]])
-            except rw.RoadworthyError as error:
-                self.failed.append(error.code)
+    def call(self) -> None:
+        """Ask for the next flight."""
+        try:
+            self._client.predict("delay", [[float(next(self._numbers) * 37 % 101)]])
+        except rw.RoadworthyError as error:
+            self.failed.append(error.code)
 
 
 def watched(shown: Rollout) -> dict[str, str]:
@@ -96,7 +86,7 @@ def test_a_different_version_is_held_and_an_equal_one_passes(machine: Machine) -
     """The alarm names the difference and its size, once; an operator aborts, and the next rollout is promoted."""
     context = machine.context()
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
-        with Traffic(client) as traffic:
+        with Flights(client) as traffic:
             client.rollouts.start("delay", "delay:2", PLAN)
             both = {"drift": "alarm", "confidence": "alarm", "resources": "quiet"}
             eventually(lambda: watched(client.rollouts.get("delay")) == both, "both are alarms")
