@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -200,7 +201,7 @@ def test_g6_a_reader_process_gives_the_same_result(name: str, runner: asyncio.Ru
     found = runner.run(read_isolated(readers, choose, sent(heavy), body))
     here = tried(choose, heavy, body)
     if isinstance(here, RoadworthyError):
-        assert type(found) is type(here)
+        assert type(found) is type(here), repr(found.__cause__)
         assert (found.code, found.message, found.hint) == (here.code, here.message, here.hint)
         assert json.loads(json.dumps(found.facts)) == json.loads(json.dumps(here.facts))
         return
@@ -275,6 +276,27 @@ def test_g6_a_reader_that_dies_costs_its_caller_nothing(runner: asyncio.Runner) 
         assert isinstance(failed, Unavailable)
         assert (failed.code, killed) == ("reading-failed", 2)
         assert runner.run(read_isolated(pool, *ask)).batch.rows == ROWS
+
+
+def test_g6_a_message_that_cannot_be_made_is_tried_once_more(
+    runner: asyncio.Runner, readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system refuses memory or the seal of a message now and then: that is no fault of the body."""
+    heavy = BODIES["Arrow stream: largest legal"]
+    refusals = [OSError(errno.EBUSY, "busy"), OSError(errno.ENOMEM, "no memory")]
+    seal = jobs._seal
+
+    def refuse(descriptor: int) -> None:
+        if refusals:
+            raise refusals.pop()
+        seal(descriptor)
+
+    monkeypatch.setattr(jobs, "_seal", refuse)
+    ask = (readers, chooser(heavy), sent(heavy), heavy.make())
+    failed = runner.run(read_isolated(*ask))
+    assert (failed.code, type(failed.__cause__)) == ("reading-failed", OSError)
+    refusals.append(OSError(errno.EBUSY, "busy"))
+    assert runner.run(read_isolated(*ask)).batch.rows == ROWS
 
 
 def test_g6_a_reader_that_is_killed_or_frozen_is_replaced(runner: asyncio.Runner) -> None:

@@ -36,7 +36,6 @@ MOST_WAITING_BYTES = 256 << 20
 Read = Callable[[bytes, BoundProtocol, Headers, bytes], Decoded]
 """Reads a body in a reader process: the endpoint's spec, its protocol, the request's headers and body."""
 Work = Callable[[Read], Decoded | Exception]
-_ENDED = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 class Readers:
@@ -129,15 +128,17 @@ class _Reader:
 
         Raises:
             InvalidRequest: as the protocol raises it.
-            Unavailable: "reading-failed": two processes ended, or one took too long.
+            Unavailable: "reading-failed": two processes ended or could not be reached, or one took too long.
         """
         try:
             try:
                 message = self._ask(spec, headers, body)
-            except _ENDED:  # perhaps not because of this body: a second process tries it, but no third
+            except TimeoutError:
+                raise
+            except (EOFError, OSError):  # perhaps not because of this body: a second process tries it, but no third
                 self.end()
                 message = self._ask(spec, headers, body)
-        except (*_ENDED, OSError, ValueError) as error:
+        except (EOFError, OSError, ValueError) as error:
             self.end()
             raise _failed() from error
         try:
