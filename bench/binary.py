@@ -36,10 +36,7 @@ def binary_rows(subject: Subject, target: Target, rows: int, requests: int, core
         first = ours.exchange(request)
         _check(first, subject.right[:rows])
         with _mover(len(request), len(first), core) as mover:
-            times = [
-                _turn((ours, session, mover), request, len(first), subject.right[:rows])
-                for _ in range(requests + _WARM)
-            ]
+            times = [_turn((ours, session, mover), request, len(first), subject.right[:rows]) for _ in range(requests + _WARM)]
     whole, run, moved = (statistics.median(side) * 1000 for side in zip(*times[_WARM:], strict=True))
     name = f"{rows:,} rows as V2 binary tensors, against InferenceSession.run"
     ratio = (whole - moved) / run

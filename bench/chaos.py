@@ -187,9 +187,7 @@ def _kill_one(service: Service, story: Story, chance: random.Random) -> None:
         stopped = time.monotonic()
         victim.suspend()  # it neither answers nor accepts any longer, so the record is exact
         ports = frozenset(
-            connection.raddr.port
-            for connection in victim.net_connections("tcp")
-            if connection.raddr and role == "worker"
+            connection.raddr.port for connection in victim.net_connections("tcp") if connection.raddr and role == "worker"
         )
         victim.kill()
         story.kills.append(Kill(role, stopped, time.monotonic(), ports))

@@ -124,8 +124,7 @@ def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: int) -
     wrong = wrong_answers(load, right)
     if wrong or load.failures or load.socket_errors or not load.requests:
         raise WrongAnswerError(
-            f"{target.path}: {wrong} wrong of {load.requests}, failures {dict(load.failures)}, "
-            f"{load.socket_errors} socket errors"
+            f"{target.path}: {wrong} wrong of {load.requests}, failures {dict(load.failures)}, {load.socket_errors} socket errors"
         )
     return load
 

@@ -126,9 +126,7 @@ def differences(expected: Batch, found: Batch) -> tuple[int, float]:
 
 def _source(name: str) -> Source:
     """A fitted pipeline and its training rows, in the form that `pack` gives to the compiler."""
-    data = (
-        load_diabetes() if name.endswith("Regressor") or name in ("LinearRegression", "Ridge") else load_breast_cancer()
-    )
+    data = load_diabetes() if name.endswith("Regressor") or name in ("LinearRegression", "Ridge") else load_breast_cancer()
     return _made(make_pipeline(StandardScaler(), (TREES | LINEAR)[name]()), data)
 
 
@@ -170,9 +168,7 @@ def _batches(source: Source, rows: int, *, trees: bool) -> Iterator[tuple[Batch,
 
 
 def _joined(first: Batch, second: Batch) -> Batch:
-    columns = [
-        (np.concatenate([first.column_at(i)[0], second.column_at(i)[0]]), None) for i in range(len(first.layout.fields))
-    ]
+    columns = [(np.concatenate([first.column_at(i)[0], second.column_at(i)[0]]), None) for i in range(len(first.layout.fields))]
     return Batch.from_columns(first.layout, columns, first.rows + second.rows)
 
 

@@ -45,8 +45,7 @@ def equal_rollouts(rng: np.random.Generator, runs: int, requests: int, error_rat
     found = {}
     for criterion in plan.criteria:
         stretches = [
-            Stretch(share, rng.binomial(requests, rates[criterion.signal], runs).astype(np.int64), share)
-            for share in STEPS
+            Stretch(share, rng.binomial(requests, rates[criterion.signal], runs).astype(np.int64), share) for share in STEPS
         ]
         found[criterion.signal] = peaks(rng, stretches, criterion.ratio)
     return found

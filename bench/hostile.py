@@ -55,13 +55,9 @@ def _of_service(seen: Growth, lost: int, *, right: bool) -> list[Measure]:
     figure = round(seen.per_hundred_mib, 3)
     limit = f"< {LIMIT_MIB:g} MiB"
     return [
-        Measure(
-            "hostile requests", seen.sent, "requests", target=">= 20,000", met=seen.sent >= 20_000, command=COMMAND
-        ),
+        Measure("hostile requests", seen.sent, "requests", target=">= 20,000", met=seen.sent >= 20_000, command=COMMAND),
         Measure("processes lost", lost, "processes", target="0", met=lost == 0, command=COMMAND),
-        Measure(
-            "answers of 500 and above but 501 and 505", failed, "answers", target="0", met=failed == 0, command=COMMAND
-        ),
+        Measure("answers of 500 and above but 501 and 505", failed, "answers", target="0", met=failed == 0, command=COMMAND),
         Measure("right answer afterwards", int(right), "of 1", target="1", met=right, command=COMMAND),
         Measure(
             "resident memory of all processes, growth a 100",
@@ -98,9 +94,7 @@ def leaking(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     port = listener.getsockname()[1]
     options = worker_options(load_settings(environment={"ROADWORTHY_HOME": str(folder)}, folder=folder))
     document = {**options, "folder": str(folder), "fd": listener.fileno(), "slot": 0, "slab": str(slab)}
-    process = subprocess.Popen(
-        [sys.executable, str(LEAKING_WORKER)], stdin=subprocess.PIPE, pass_fds=[listener.fileno()]
-    )
+    process = subprocess.Popen([sys.executable, str(LEAKING_WORKER)], stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
     listener.close()
     if process.stdin is None:
         raise RuntimeError("the worker has no standard input")

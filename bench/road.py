@@ -40,9 +40,7 @@ def idle_memory(service: Service, subject: Subject) -> list[Measure]:
     memories = [worker.memory_full_info() for worker in service.worker_processes()]
     rss, pss = max(memory.rss for memory in memories) / 1e6, max(memory.pss for memory in memories) / 1e6
     return [
-        Measure(
-            "idle worker with one small ONNX model, resident", round(rss, 1), "MB", target="< 150 MB", met=rss < 150
-        ),
+        Measure("idle worker with one small ONNX model, resident", round(rss, 1), "MB", target="< 150 MB", met=rss < 150),
         Measure("the same, its share of what processes share (PSS)", round(pss, 1), "MB"),
     ]
 

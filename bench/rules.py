@@ -71,9 +71,7 @@ def late(rng: np.random.Generator, runs: int) -> Rates:
     mixed = np.take_along_axis(mixed, order, axis=1)
     before = at_25[np.arange(1, 211), early[:, 90:].cumsum(axis=1)]
     naive = before[:, -1:] + at_5[np.arange(1, 391), mixed.cumsum(axis=1)]
-    rule_peak, naive_peak = (
-        np.maximum(one.max(axis=1), other.max(axis=1)) for one, other in ((rule, joined), (before, naive))
-    )
+    rule_peak, naive_peak = (np.maximum(one.max(axis=1), other.max(axis=1)) for one, other in ((rule, joined), (before, naive)))
     return _rates(rule_peak >= -math.log(ALPHA), naive_peak >= -math.log(ALPHA))
 
 

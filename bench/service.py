@@ -179,9 +179,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def installed(
-    folder: Path, subjects: list[Subject], core: int | None = None, workers: int | None = None
-) -> Iterator[Service]:
+def installed(folder: Path, subjects: list[Subject], core: int | None = None, workers: int | None = None) -> Iterator[Service]:
     """A new installation that serves the subjects; stopped at the end of the block."""
     service = Service(folder / "home", core, workers=workers)
     service.start()

@@ -68,9 +68,7 @@ class Story:
         total = sum(self.outcomes.values())
         name = f"failed requests of {total:,}, through {self.changes} deployments and rollbacks"
         measures = [
-            Measure(
-                f"{name}: {failed}" if failed else name, sum(failed.values()), "requests", target="0", met=not failed
-            ),
+            Measure(f"{name}: {failed}" if failed else name, sum(failed.values()), "requests", target="0", met=not failed),
             Measure(
                 f"processes that came or went{_listed(self.changed)}",
                 len(self.changed),
@@ -134,9 +132,7 @@ def traffic_of(service: Service, subject: Subject, rate: float) -> Traffic:
     service.deploy(subject)
     wait_until(partial(ask, service, subject), f"right answers of {subject.name}")
     right = {f"{subject.name}:1": subject.right}
-    return Traffic(
-        service.ports[0], service.key, bodies(subject.rows), right, endpoint=subject.name, rate=rate, connections=8
-    )
+    return Traffic(service.ports[0], service.key, bodies(subject.rows), right, endpoint=subject.name, rate=rate, connections=8)
 
 
 def run(folder: Path, plan: Plan, *, leak: bool = False) -> Story:

@@ -144,9 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=Plan.requests)
     parser.add_argument("--rate", type=float, default=Plan.rate, help="requests per second")
-    parser.add_argument(
-        "--cycles", type=int, default=Plan.cycles, help="number of cycles of a deployment and a rollback"
-    )
+    parser.add_argument("--cycles", type=int, default=Plan.cycles, help="number of cycles of a deployment and a rollback")
     parser.add_argument("--recyclings", type=int, default=Plan.recyclings)
     arguments = parser.parse_args()
     plan = Plan(arguments.requests, arguments.rate, arguments.cycles, arguments.recyclings)

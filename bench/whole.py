@@ -85,9 +85,7 @@ def _one(rng: np.random.Generator, plan: Plan, rates: Rates, traffic: Traffic) -
                 generation = action.generation
             elif isinstance(action, Finish):
                 requests = sum(
-                    int(cell[0])
-                    for (_, signal, variant), cell in counts.items()
-                    if (signal, variant) == _CANARY_REQUESTS
+                    int(cell[0]) for (_, signal, variant), cell in counts.items() if (signal, variant) == _CANARY_REQUESTS
                 )
                 return Ended(_ending(action, state), requests)
         requests = int(rng.poisson(traffic.per_s * traffic.look_s))
@@ -117,7 +115,5 @@ def _counted(
         for signal, bad in (("errors", rates.errors[place]), ("invalid_outputs", 0.0), ("slow", rates.slow[place])):
             key = (generation, signal, variant)
             counts[key] = counts.get(key, np.zeros(2, np.int64)) + np.array([requests, rng.binomial(requests, bad)])
-    cells = (
-        VariantCount(*key, int(samples), int(bad)) for key, (samples, bad) in counts.items() if key[0] == generation
-    )
+    cells = (VariantCount(*key, int(samples), int(bad)) for key, (samples, bad) in counts.items() if key[0] == generation)
     return RolloutCounts("r", tuple(cells))

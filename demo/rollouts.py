@@ -82,9 +82,7 @@ def tell_return(answers: list[Answer], looks: list[Look], rows: pd.DataFrame) ->
     say(f"  {len(failed)} callers got an error, such as: {failed[0].status} {failed[0].error} (a flight to "
         f"{rows.iloc[failed[0].first]['dest']})")  # fmt: skip
     stable = sum(answer.version == STABLE for answer in answers)
-    say(
-        f"  no request to {STABLE} failed, of {stable:,}; every other answer equals that of the named version's pipeline"
-    )
+    say(f"  no request to {STABLE} failed, of {stable:,}; every other answer equals that of the named version's pipeline")
 
 
 def errors_of(rollout: Any) -> Any:

@@ -66,9 +66,7 @@ def pack_carelessly(data: Data, asked: pd.DataFrame) -> tuple[rw.Package, np.nda
     """
     model, rows, late = train_carelessly(*data.of(1, 6), trees=50)
     left, of = rows["dest"].nunique(), data.rows["dest"].nunique()
-    say(
-        f"  its author dropped destinations with fewer than {RARE_FLIGHTS:,} flights as noise, and kept the encoder's default:"
-    )
+    say(f"  its author dropped destinations with fewer than {RARE_FLIGHTS:,} flights as noise, and kept the encoder's default:")
     say(f"  {left} of {of} destinations are left, and the model raises an error for any other")
     answers = np.full(len(asked), np.nan)
     known = np.all([asked[word].isin(rows[word].unique()) for word in WORDS], axis=0)
@@ -154,9 +152,7 @@ def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
             client.rollback("flights")
             traffic.wait_for("flights:2")
             back_s = traffic.last_from("flights:1") - begun
-            say(
-                f"  and twice more from Python: the other version's last answer came {back_s * 1000:.0f} ms after the call"
-            )
+            say(f"  and twice more from Python: the other version's last answer came {back_s * 1000:.0f} ms after the call")
             traffic.wait_for_more(100)
             client.rollback("flights")
             traffic.wait_for("flights:1")
@@ -165,9 +161,7 @@ def switch(endpoint: Endpoint, data: Data, right: dict[str, Any]) -> None:
     assert {answer.version for answer in traffic.answers} == {"flights:1", "flights:2"}
     assert largest_difference(traffic.answers, right) <= TOLERANCE
     times = np.array([answer.took_ms for answer in traffic.answers])
-    say(
-        f"  {len(times):,} predictions in the meantime, none failed, each equal to that of the named version's pipeline"
-    )
+    say(f"  {len(times):,} predictions in the meantime, none failed, each equal to that of the named version's pipeline")
     say(f"  latency of one row: p50 {np.percentile(times, 50):.1f} ms, p99 {np.percentile(times, 99):.1f} ms")
 
 
@@ -227,9 +221,7 @@ def journey(ports: list[int] | None) -> str:
     with rw.Client(gateway, key=key) as client:
         answer = client.predict("flights", data.later(3))
     late = [f"{row['probabilities'][1]:.2f}" for row in answer.predictions]
-    say(
-        f"  from Python, with rw.Client: late with {', '.join(late)}, says {answer.version} ({answer.runtime}), id {answer.id}"
-    )
+    say(f"  from Python, with rw.Client: late with {', '.join(late)}, says {answer.version} ({answer.runtime}), id {answer.id}")
     return f"{control}/docs"
 
 
@@ -237,12 +229,8 @@ def main() -> None:
     """Run the journey on a fresh home folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exit", action="store_true", help="stop the server at the end")
-    parser.add_argument(
-        "--folder", type=Path, default=PLACE.folder, help="where it works; home/ and dist/ in it are made anew"
-    )
-    parser.add_argument(
-        "--ports", type=int, nargs=3, metavar=("GATEWAY", "CONTROL", "METRICS"), help="the ports to listen on"
-    )
+    parser.add_argument("--folder", type=Path, default=PLACE.folder, help="where it works; home/ and dist/ in it are made anew")
+    parser.add_argument("--ports", type=int, nargs=3, metavar=("GATEWAY", "CONTROL", "METRICS"), help="the ports to listen on")
     arguments = parser.parse_args()
     begun = time.monotonic()
     PLACE.folder = arguments.folder.resolve()

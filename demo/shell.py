@@ -38,9 +38,7 @@ def roadworthy(*arguments: str, check: bool = True) -> str:
     say(f"  $ roadworthy {' '.join(arguments)}")
     environment = {**os.environ, "ROADWORTHY_HOME": str(PLACE.folder / "home")}
     command = [str(Path(sys.executable).with_name("roadworthy")), *arguments]
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False
-    )
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False)
     if check and result.returncode != 0:
         raise SystemExit(f"the command failed:\n{result.stdout}{result.stderr}")
     return result.stdout

@@ -60,9 +60,7 @@ class Endpoint:
         """One request with these rows."""
         begun = time.perf_counter()
         try:
-            reply = client.post(
-                self.url, json={"instances": instances}, headers={"Authorization": f"Bearer {self.key}"}
-            )
+            reply = client.post(self.url, json={"instances": instances}, headers={"Authorization": f"Bearer {self.key}"})
         except httpx.HTTPError:
             return Answer(time.monotonic(), 0.0, 0, "", "", first, len(instances), ())
         took_ms = (time.perf_counter() - begun) * 1000
@@ -136,12 +134,6 @@ class Traffic:
 def largest_difference(answers: list[Answer], right: dict[str, np.ndarray[Any, Any]]) -> float:
     """How far the answers are from the right ones of the version that gave them; `right` is by version, one value a row."""
     return max(
-        float(
-            np.max(
-                np.abs(
-                    np.array(answer.probabilities) - right[answer.version][answer.first : answer.first + answer.rows]
-                )
-            )
-        )
+        float(np.max(np.abs(np.array(answer.probabilities) - right[answer.version][answer.first : answer.first + answer.rows])))
         for answer in answers
     )

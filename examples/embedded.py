@@ -20,9 +20,7 @@ import roadworthy as rw
 draw = np.random.default_rng(5)
 training = pd.DataFrame({"income": draw.uniform(1_000, 9_000, 800).round(), "years": draw.integers(0, 30, 800)})
 limit = training["income"] * 3 + training["years"] * 200
-package = rw.pack(
-    GradientBoostingRegressor(n_estimators=30, random_state=0).fit(training, limit), name="limits", inputs=training
-)
+package = rw.pack(GradientBoostingRegressor(n_estimators=30, random_state=0).fit(training, limit), name="limits", inputs=training)
 
 
 # %% The application
@@ -60,9 +58,7 @@ class Desk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._model.close()
 
 

@@ -37,9 +37,7 @@ rows, labels = customers(2_000, seed=1)
 def train(strength: float) -> Pipeline:
     """A pipeline that takes the raw table."""
     numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
-    prepare = ColumnTransformer(
-        [("numbers", numbers, NUMBERS), ("words", OneHotEncoder(handle_unknown="ignore"), WORDS)]
-    )
+    prepare = ColumnTransformer([("numbers", numbers, NUMBERS), ("words", OneHotEncoder(handle_unknown="ignore"), WORDS)])
     return make_pipeline(prepare, LogisticRegression(C=strength)).fit(rows, labels)
 
 

@@ -38,9 +38,7 @@ def section(changelog: str, version: str) -> str:
     notes = sections.get(version) or sections.get("Unreleased")
     if not notes:
         raise ReleaseError(f"CHANGELOG.md has no text under '## {version}' or '## Unreleased'; say what changed")
-    return (
-        notes if sections.get(version) else f"**Not released yet: CHANGELOG.md has no section {version}.**\n\n{notes}"
-    )
+    return notes if sections.get(version) else f"**Not released yet: CHANGELOG.md has no section {version}.**\n\n{notes}"
 
 
 def build(out: Path) -> tuple[Path, Path]:

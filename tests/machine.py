@@ -41,9 +41,7 @@ def start_command(
             [COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=writer, stderr=stderr, cwd=cwd, env=env
         )
     else:
-        process = nursery(*MODULES).start(
-            [WARM_UP, *arguments], stdout=writer, stderr=stderr.fileno(), cwd=cwd, env=env
-        )
+        process = nursery(*MODULES).start([WARM_UP, *arguments], stdout=writer, stderr=stderr.fileno(), cwd=cwd, env=env)
         assert process.stdin is not None
         process.stdin.close()
     os.close(writer)

@@ -104,9 +104,7 @@ def certificate(folder: Path, host: str) -> tuple[str, str]:
     names = str(folder / "certificate.pem"), str(folder / "key.pem")
     kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
     who = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
-    subprocess.run(
-        ["openssl", "req", *kind, *who, "-out", names[0], "-keyout", names[1]], check=True, capture_output=True
-    )
+    subprocess.run(["openssl", "req", *kind, *who, "-out", names[0], "-keyout", names[1]], check=True, capture_output=True)
     return names
 
 

@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARK)
         if item.path.parent.name in LONG:
             item.add_marker(LONG_MARK)
-    starting = {item.path for item in items if item.get_closest_marker(MARK)}
-    items.sort(key=lambda item: (item.path not in starting, item.path.parent.name not in LONG))
+    slow = {item.path for item in items if item.get_closest_marker(MARK) or item.get_closest_marker(LONG_MARK)}
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name not in LONG))
 
 
 def starts_processes(item: pytest.Function) -> bool:

@@ -42,9 +42,7 @@ class _Subprocess:
             return subprocess.Popen(command, **options)
         with Path(os.devnull).open("wb") as nothing:
             to = nothing.fileno()
-            return nursery(*MODULES, isolated=True).start(
-                command[2:], stdout=to, stderr=to, cwd=options["cwd"], session=True
-            )
+            return nursery(*MODULES, isolated=True).start(command[2:], stdout=to, stderr=to, cwd=options["cwd"], session=True)
 
 
 def pytest_sessionstart() -> None:

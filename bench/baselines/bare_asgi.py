@@ -45,8 +45,7 @@ def application(model: str) -> Application:
         rows = np.array(decode(body).instances, dtype=np.float32)
         labels, probabilities = session.run(["label", "probabilities"], {name: rows})
         answers = [
-            {"label": label, "probabilities": row}
-            for label, row in zip(labels.tolist(), probabilities.tolist(), strict=True)
+            {"label": label, "probabilities": row} for label, row in zip(labels.tolist(), probabilities.tolist(), strict=True)
         ]
         reply = encode({"predictions": answers})
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(reply)).encode())]

@@ -54,6 +54,4 @@ def application(model: str) -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        application(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), access_log=False, log_level="warning"
-    )
+    uvicorn.run(application(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), access_log=False, log_level="warning")

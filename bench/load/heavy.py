@@ -92,9 +92,7 @@ def _json() -> list[Heavy]:
         "a list of lists of lists": lambda: opening + b"[[[[[[[[1]]]]]]]]," * 800_000 + b"1]}",
         "long whole numbers": lambda: opening + b"[" + (b"9" * 4_000 + b",") * 4_000 + b"1]]}",
         "one number of sixteen million digits": lambda: opening + b"[1." + b"1" * (16_000_000) + b"]]}",
-        "keys next to the rows": lambda: (
-            b'{"instances":[[1]]' + b"".join(b',"k%d":1' % n for n in range(1_000_000)) + b"}"
-        ),
+        "keys next to the rows": lambda: b'{"instances":[[1]]' + b"".join(b',"k%d":1' % n for n in range(1_000_000)) + b"}",
         "text for numbers": lambda: _instances([["x"] * COLUMNS] * ROWS),
         "nulls for numbers": lambda: _instances([[None] * COLUMNS] * ROWS),
         "as large as legal, and not finite at the end": lambda: _instances(numbers().tolist())[:-3] + b",NaN]]}",
@@ -145,9 +143,7 @@ def _v2() -> list[Heavy]:
         "eight million values for one row": lambda: _v2_of(data=b"[" + b"1," * 8_000_000 + b"1]"),
         "three million nulls": lambda: _v2_of(data=b"[" + b"null," * 3_000_000 + b"null]"),
         "lists in lists": lambda: _v2_of(data=b"[" * 8_000_000 + b"]" * 8_000_000),
-        "a million parameters": lambda: _v2_of(
-            parameters=b"{" + b",".join(b'"p%d":1' % n for n in range(1_000_000)) + b"}"
-        ),
+        "a million parameters": lambda: _v2_of(parameters=b"{" + b",".join(b'"p%d":1' % n for n in range(1_000_000)) + b"}"),
         "a million outputs": lambda: b'{"inputs":[],"outputs":[' + b",".join([b'{"name":"x"}'] * 1_200_000) + b"]}",
         "objects for values": lambda: _v2_of(data=b"[" + b'{"a":1},' * 1_500_000 + b"1]"),
     }

@@ -40,9 +40,7 @@ class Route:
     def head(self, *lines: bytes, version: bytes = b"HTTP/1.1") -> bytes:
         """The head of a POST with these additional lines."""
         first = b"POST %b %b" % (self.path, version)
-        return b"\r\n".join(
-            [first, b"Host: localhost", b"Content-Type: application/json", *self.headers, *lines, b"", b""]
-        )
+        return b"\r\n".join([first, b"Host: localhost", b"Content-Type: application/json", *self.headers, *lines, b"", b""])
 
 
 def shapes(route: Route | None = None) -> list[Shape]:
@@ -107,9 +105,7 @@ def _lengths(route: Route) -> Iterator[Shape]:
         yield Shape(f"content-length {text!r}", route.head(b"Content-Length: " + text) + JSON + HIDDEN)
     for text in (b"18446744073709551640", b"9" * 30, b"9" * 4_400):  # 2^64 + 24; more digits than int() takes
         statuses = OR_TOO_LARGE
-        yield Shape(
-            f"content-length of {len(text)} digits", route.head(b"Content-Length: " + text) + JSON + HIDDEN, statuses
-        )
+        yield Shape(f"content-length of {len(text)} digits", route.head(b"Content-Length: " + text) + JSON + HIDDEN, statuses)
 
 
 def _names(route: Route) -> Iterator[Shape]:

@@ -145,9 +145,7 @@ def connected(port: int, timeout_s: float = 60.0, receive_buffer: int | None = N
         connection.close()
 
 
-def request(
-    path: bytes, body: bytes | None = None, *lines: bytes, method: bytes = b"", version: bytes = b"HTTP/1.1"
-) -> bytes:
+def request(path: bytes, body: bytes | None = None, *lines: bytes, method: bytes = b"", version: bytes = b"HTTP/1.1") -> bytes:
     """A well-formed request: with a body a POST of JSON with its length, otherwise a GET. `lines` are additional headers."""
     head = [b"%b %b %b" % (method or (b"GET" if body is None else b"POST"), path, version), b"Host: localhost", *lines]
     if body is not None:

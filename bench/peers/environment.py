@@ -52,9 +52,7 @@ def run(command: list[str]) -> str:
         NotAvailableError: the command failed; the text is its last line of output.
     """
     try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=INSTALL_S, check=False, stdin=subprocess.DEVNULL
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         raise NotAvailableError(f"{command[0]} took longer than {INSTALL_S} s") from None
     if result.returncode != 0:

@@ -63,9 +63,7 @@ class Story:
         wrong = [outcome for lane in self.lanes for outcome in lane.unexplained]
         sent = sum(len(lane.traffic.outcomes) for lane in self.lanes)
         why = f": {causes(wrong)}" if wrong else ""
-        exposed = [
-            made.exposed_s for made in self.made if made.case.kind is Kind.FAILING and made.exposed_s is not None
-        ]
+        exposed = [made.exposed_s for made in self.made if made.case.kind is Kind.FAILING and made.exposed_s is not None]
         found = [
             Measure(
                 f"real rollouts decided right, of {len(self.made)}",
@@ -150,9 +148,7 @@ def _rolled_out(service: Service, lanes: Sequence[Lane], cases: Sequence[Case]) 
         return asyncio.run(make(client, lanes, cases, told))
 
 
-def _observed(
-    service: Service, plan: Plan, cast: Cast, rng: np.random.Generator
-) -> tuple[list[Observed], list[Observed]]:
+def _observed(service: Service, plan: Plan, cast: Cast, rng: np.random.Generator) -> tuple[list[Observed], list[Observed]]:
     found = []
     with service.client() as client:
         for by_user in (False, True):

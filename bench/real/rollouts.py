@@ -126,9 +126,7 @@ class Lane:
         )
 
 
-async def make(
-    client: Client, lanes: Sequence[Lane], cases: Iterable[Case], told: Callable[[Made], None]
-) -> list[Made]:
+async def make(client: Client, lanes: Sequence[Lane], cases: Iterable[Case], told: Callable[[Made], None]) -> list[Made]:
     """Run every case on a free lane; `told` is called with each finished rollout."""
     left = deque(cases)
     async with asyncio.TaskGroup() as group:

@@ -95,10 +95,7 @@ class Splitting:
     ) -> list[tuple[list[Outcome], int]]:
         """For each share, the outcomes of at least `requests` requests sent while every worker had the share; and the number of
         workers with connections."""
-        steps = [
-            {"share": share, "hold": 0, "evidence": 0, "approve": number > 0}
-            for number, share in enumerate((*shares, 100))
-        ]
+        steps = [{"share": share, "hold": 0, "evidence": 0, "approve": number > 0} for number, share in enumerate((*shares, 100))]
         plan = {"strategy": "canary", "steps": steps, "criteria": ["errors"], **(more or {})}
         name, rollouts = self.cast.name, self.client.rollouts
         windows = []

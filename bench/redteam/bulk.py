@@ -71,9 +71,7 @@ def integers(ground: Ground) -> Iterator[Finding]:
                 came.append(reply.status_code)
                 if not 400 <= reply.status_code < 500:
                     wrong.append(
-                        f"{method} {path} {name}={value:.8}"
-                        if isinstance(value, str)
-                        else f"{method} {path} {name}={value}"
+                        f"{method} {path} {name}={value:.8}" if isinstance(value, str) else f"{method} {path} {name}={value}"
                     )
         text = f"{counted(came)}{': ' + ', '.join(wrong[:3]) if wrong else ''}"
         yield f"integers at and beyond 2^63, {tried} requests to all routes", text, bool(tried) and not wrong

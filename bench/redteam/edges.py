@@ -143,9 +143,7 @@ def bodies(ground: Ground) -> Iterator[Finding]:
         came = [_flood(service, f"{method} {path.translate(_PLAIN)}", key, SENT_MIB[kind]) for method, path in some]
         largest = max(sent for _, sent in came)
         text = f"{counted(status for status, _ in came)}, at most {largest} MiB taken"
-        refused = all(status.startswith("4") for status, _ in came) and largest < (
-            SENT_MIB[kind] if kind == "internal" else 20
-        )
+        refused = all(status.startswith("4") for status, _ in came) and largest < (SENT_MIB[kind] if kind == "internal" else 20)
         yield f"an endless body to {len(some)} {kind} routes", text, refused
     grown = (control.memory_info().rss - before) >> 20
     alive = control.is_running() and manager(service).get("/api/v1/status").status_code == 200

@@ -74,9 +74,7 @@ def printed(ground: Ground) -> Iterator[Finding]:
     lines = [line for line in _since(service, before).splitlines() if line.strip()]
     events = [_event(line) for line in lines]
     bad, forged = events.count("no JSON"), events.count("redteam-forged")
-    came = (
-        f"{status}, {len(lines)} lines, {bad} not JSON, {forged} forged, dropped lines told: {events.count(DROPPED)} x"
-    )
+    came = f"{status}, {len(lines)} lines, {bad} not JSON, {forged} forged, dropped lines told: {events.count(DROPPED)} x"
     holds = status == 200 and not bad and not forged and len(lines) < MOST_LINES and DROPPED in events
     yield f"a model prints {PRINTED:,} lines, some forged", came, holds
 

@@ -93,9 +93,7 @@ def _revision(admin: httpx.Client, other: httpx.Client, service: Service) -> Ite
     alerts = admin.get("/api/v1/status").json()["alerts"]
     after = _state(service, other)
     same = (before["epoch"], before["revision"]) == (after["epoch"], after["revision"])
-    came = (
-        f"{_told(reply)}, alert: {counted(alert['code'] for alert in alerts)}, epoch {'as before' if same else 'NEW'}"
-    )
+    came = f"{_told(reply)}, alert: {counted(alert['code'] for alert in alerts)}, epoch {'as before' if same else 'NEW'}"
     yield (
         "under its own name it reports a revision from the future",
         came,

@@ -36,9 +36,7 @@ def asking(service: Service, key: str, enough: threading.Event | None = None) ->
     """Start callers, and return once each has had some answers."""
     callers = start_callers(question(service, key), CALLERS, enough)
     if found(lambda: all(caller.outcomes["200"] > 20 for caller in callers), TIMEOUT_S) is None:
-        raise RuntimeError(
-            f"callers were not answered before the stop: {told(sum((c.outcomes for c in callers), Counter()))}"
-        )
+        raise RuntimeError(f"callers were not answered before the stop: {told(sum((c.outcomes for c in callers), Counter()))}")
     return callers
 
 

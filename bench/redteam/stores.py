@@ -171,9 +171,7 @@ def _ask_much(service: Service, enough: threading.Event) -> None:
 
 def _lost(service: Service) -> float:
     text = httpx.get(f"http://127.0.0.1:{service.ports[2]}/metrics", timeout=TIMEOUT_S).text
-    return sum(
-        float(line.split()[-1]) for line in text.splitlines() if line.startswith("roadworthy_records_lost_total")
-    )
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("roadworthy_records_lost_total"))
 
 
 def _gateways(service: Service) -> list[dict[str, object]]:

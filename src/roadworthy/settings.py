@@ -410,6 +410,4 @@ def _context(home: Path) -> dict[str, Any]:
         document = json.loads((home / "context.json").read_bytes())
     except (OSError, ValueError):
         return {}
-    return (
-        {name: text for name, text in document.items() if isinstance(text, str)} if isinstance(document, dict) else {}
-    )
+    return {name: text for name, text in document.items() if isinstance(text, str)} if isinstance(document, dict) else {}

@@ -144,9 +144,7 @@ class WorkerEnd:
 
     def hello(self, slot: int = 0, **more: Any) -> WorkerReport:
         """Say who this is."""
-        report = WorkerReport(
-            **{"slot": slot, "pid": 1, "boot": "b", "epoch": None, "revision": 0, "offered": 0} | more
-        )
+        report = WorkerReport(**{"slot": slot, "pid": 1, "boot": "b", "epoch": None, "revision": 0, "offered": 0} | more)
         self.report(report, HELLO)
         return report
 

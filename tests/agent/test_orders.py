@@ -27,9 +27,7 @@ def test_orders_go_out_and_what_happened_comes_in() -> None:
         task = asyncio.create_task(orders.run())
         reader, writer = await asyncio.open_connection(sock=near, limit=1 << 22)
         assert json.loads(await reader.readline()) == {"hello": True}
-        many = [
-            {"name": f"runner-{n}", "argv": [], "document": {"text": "x" * 1_000}, "grace_s": 1.0} for n in range(500)
-        ]
+        many = [{"name": f"runner-{n}", "argv": [], "document": {"text": "x" * 1_000}, "grace_s": 1.0} for n in range(500)]
         orders.order(many)
         orders.kill("runner-1", 7, "hung")
         assert json.loads(await reader.readline()) == {"children": many}

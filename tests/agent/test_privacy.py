@@ -23,9 +23,7 @@ FIELDS = (
     Field("name", DType.STRING, privacy=Privacy.HASH),
     Field("note", DType.STRING, privacy=Privacy.DROP),
 )
-SCRUBBER = Scrubber(
-    Signature(FIELDS, (Field("label", DType.STRING, privacy=Privacy.HASH),), Container.RECORDS), b"k" * 32
-)
+SCRUBBER = Scrubber(Signature(FIELDS, (Field("label", DType.STRING, privacy=Privacy.HASH),), Container.RECORDS), b"k" * 32)
 
 
 def cleared(document: Any, **more: Any) -> Any:

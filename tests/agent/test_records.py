@@ -36,9 +36,7 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
 
 @given(st.lists(st.lists(RECORDS, max_size=4), max_size=4))
 @settings(max_examples=25, deadline=None)
-def test_files_hold_exactly_what_came(
-    tmp_path_factory: pytest.TempPathFactory, frames: list[list[PredictionRecord]]
-) -> None:
+def test_files_hold_exactly_what_came(tmp_path_factory: pytest.TempPathFactory, frames: list[list[PredictionRecord]]) -> None:
     """One file per endpoint; all fields survive in the contract's order; the file's description is right."""
     folder = tmp_path_factory.mktemp("records")
     payloads = [pack(frame) for frame in frames]

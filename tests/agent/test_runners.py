@@ -79,9 +79,7 @@ class Machine:
         """A snapshot with A, whose endpoint falls back on these rules."""
         package = PackageEntry(A, "m", 1, 1, "me" if allowed else None, rollouts=("one",))
         policy = Policy(fallback=tuple(Fallback("rule", rule=name) for name in named))
-        self.keeper.take_snapshot(
-            Snapshot("e", 1, (package,), (EndpointEntry("e", 1, (VariantEntry(A, 10_000),), {}, policy),))
-        )
+        self.keeper.take_snapshot(Snapshot("e", 1, (package,), (EndpointEntry("e", 1, (VariantEntry(A, 10_000),), {}, policy),)))
 
     def rules(self) -> list[str]:
         """Those of which runners are ordered; "" for the version."""
@@ -91,12 +89,9 @@ class Machine:
         """A snapshot that names these; the first is tried by these rollouts."""
         tried = dict.fromkeys(digests[:1], rollouts)
         packages = tuple(
-            PackageEntry(digest, "m", number, 1, rollouts=tried.get(digest, ()))
-            for number, digest in enumerate(digests, 1)
+            PackageEntry(digest, "m", number, 1, rollouts=tried.get(digest, ())) for number, digest in enumerate(digests, 1)
         )
-        endpoints = tuple(
-            EndpointEntry(f"e{i}", 1, (VariantEntry(digest, 10_000),), {}) for i, digest in enumerate(digests)
-        )
+        endpoints = tuple(EndpointEntry(f"e{i}", 1, (VariantEntry(digest, 10_000),), {}) for i, digest in enumerate(digests))
         self.keeper.take_snapshot(Snapshot("e", 1, packages, endpoints))
 
     def names(self) -> list[str]:

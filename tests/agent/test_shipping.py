@@ -26,12 +26,8 @@ def test_files_are_shipped_then_named_then_deleted(fake_control: Any, start_agen
     agent = start_agent(fake_control)
     worker = agent.worker()
     worker.send_records([record(at_us=5), record(at_us=9), record("other")])
-    manifests = eventually(
-        lambda: [m for frame in fake_control.frames for m in frame.record_files][:2], "two manifests"
-    )
-    eventually(
-        lambda: len({m.blob for frame in fake_control.frames for m in frame.record_files}) == 2, "both manifests"
-    )
+    manifests = eventually(lambda: [m for frame in fake_control.frames for m in frame.record_files][:2], "two manifests")
+    eventually(lambda: len({m.blob for frame in fake_control.frames for m in frame.record_files}) == 2, "both manifests")
     manifests = {m.endpoint: m for frame in fake_control.frames for m in frame.record_files}
     flights = manifests["flights"]
     assert (flights.rows, flights.first_us, flights.last_us) == (2, 5, 9)
@@ -230,9 +226,7 @@ def test_g10_files_that_are_damaged_or_gone_are_counted_and_hold_up_no_other(sta
         again.close()
 
 
-def test_g10_what_lies_among_the_record_files_of_an_earlier_life(
-    start_agent: Any, fake_control: Any, tmp_path: Path
-) -> None:
+def test_g10_what_lies_among_the_record_files_of_an_earlier_life(start_agent: Any, fake_control: Any, tmp_path: Path) -> None:
     """Junk, an empty file, a folder and foreign tables are given up and counted; none of them stops shipping."""
     records = tmp_path / "records"
     records.mkdir()

@@ -61,9 +61,7 @@ def test_a_package_that_is_not_the_one_named_is_not_kept(
         assert len(list((tmp_path / "packages").iterdir())) == 1
 
 
-def test_a_package_larger_than_said_is_refused(
-    fake_control: Any, start_agent: Any, packed: Any, tmp_path: Path
-) -> None:
+def test_a_package_larger_than_said_is_refused(fake_control: Any, start_agent: Any, packed: Any, tmp_path: Path) -> None:
     """No more bytes are read than the snapshot says."""
     entry, data = packed
     fake_control.packages[entry.digest] = data
@@ -109,9 +107,7 @@ def test_with_the_control_plane_dead_the_disk_is_served_and_its_return_is_notice
     eventually(lambda: agent.metrics()["roadworthy_snapshot_revision"] == 4, "the new revision")
 
 
-def test_a_damaged_snapshot_on_disk_does_not_stop_the_agent(
-    fake_control: Any, start_agent: Any, tmp_path: Path
-) -> None:
+def test_a_damaged_snapshot_on_disk_does_not_stop_the_agent(fake_control: Any, start_agent: Any, tmp_path: Path) -> None:
     """It counts as missing, until the control plane sends another."""
     (tmp_path / "snapshot.json").write_bytes(b"{")
     agent = start_agent(fake_control)
@@ -156,9 +152,7 @@ def test_g10_a_package_folder_or_a_snapshot_that_somebody_deletes_comes_back(
 ENDPOINT = EndpointEntry("line", 1, (VariantEntry("sha256:" + "a" * 64, 10_000),), {})
 
 
-def test_g10_endpoints_are_not_given_up_for_an_empty_database(
-    fake_control: Any, start_agent: Any, tmp_path: Path
-) -> None:
+def test_g10_endpoints_are_not_given_up_for_an_empty_database(fake_control: Any, start_agent: Any, tmp_path: Path) -> None:
     """The control plane lost its database: its empty snapshot of another epoch is refused, logged and shown in metrics."""
     agent = start_agent(fake_control)
     worker = agent.worker()
@@ -177,9 +171,7 @@ def test_g10_endpoints_are_not_given_up_for_an_empty_database(
     assert (tmp_path / "log").read_text().count("--begin-anew") == 1
 
 
-def test_g10_endpoints_are_given_up_where_somebody_says_so_once(
-    fake_control: Any, start_agent: Any, tmp_path: Path
-) -> None:
+def test_g10_endpoints_are_given_up_where_somebody_says_so_once(fake_control: Any, start_agent: Any, tmp_path: Path) -> None:
     """The flag names the epoch to give up, so it says nothing about later losses."""
     (tmp_path / "snapshot.json").write_bytes(encode_snapshot(Snapshot("mine", 7, endpoints=(ENDPOINT,))))
     agent = start_agent(fake_control, give_up_epoch="mine")
@@ -239,6 +231,4 @@ def test_version_info_names_what_endpoints_answer_with(start_agent: Any, tmp_pat
     eventually(lambda: any("native" in name for name in agent.metrics()), "the runtime is known")
     assert {name.partition("{")[0]: 1 for name in agent.metrics() if name.startswith("roadworthy_version_info")}
     samples = [name for name in agent.metrics() if name.startswith("roadworthy_version_info")]
-    assert [sorted(name.partition("{")[2].rstrip("}").split(",")) for name in samples] == [
-        sorted(labels.strip("{}").split(","))
-    ]
+    assert [sorted(name.partition("{")[2].rstrip("}").split(",")) for name in samples] == [sorted(labels.strip("{}").split(","))]

@@ -57,9 +57,7 @@ def _nodes(source: Path) -> Iterator[tuple[Path, ast.AST]]:
 
 def _is_broad(handler: ast.ExceptHandler) -> bool:
     types = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return any(
-        kind is None or (isinstance(kind, ast.Name) and kind.id in {"Exception", "BaseException"}) for kind in types
-    )
+    return any(kind is None or (isinstance(kind, ast.Name) and kind.id in {"Exception", "BaseException"}) for kind in types)
 
 
 def _passes_on(handler: ast.ExceptHandler) -> bool:

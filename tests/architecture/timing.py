@@ -98,9 +98,9 @@ class _Known:
 
     def _bind(self, target: ast.expr, value: ast.expr) -> None:
         match target, value:
-            case ((ast.Tuple(elts=names) | ast.List(elts=names)), (ast.Tuple(elts=values) | ast.List(elts=values))) if (
-                len(names) == len(values)
-            ):
+            case ((ast.Tuple(elts=names) | ast.List(elts=names)), (ast.Tuple(elts=values) | ast.List(elts=values))) if len(
+                names
+            ) == len(values):
                 for name, each in zip(names, values, strict=True):
                     self._bind(name, each)
             case _:
@@ -112,8 +112,7 @@ class _Known:
 
     def _returns_span(self, function: _Function) -> bool:
         return any(
-            isinstance(part, ast.Return) and part.value is not None and self.is_span(part.value)
-            for part in ast.walk(function)
+            isinstance(part, ast.Return) and part.value is not None and self.is_span(part.value) for part in ast.walk(function)
         )
 
     def _is_moment(self, value: ast.expr) -> bool:

@@ -136,10 +136,7 @@ def test_recovery_is_when_all_that_follows_is_fast_and_right() -> None:
 
 def test_the_figures_say_what_was_missed() -> None:
     """Goodput relative to capacity, and each target separately."""
-    found = {
-        measure.measure.partition(": ")[2]: measure
-        for measure in measures("x", seen(Sample(6.0, 0.005, 200, right=True)))
-    }
+    found = {measure.measure.partition(": ")[2]: measure for measure in measures("x", seen(Sample(6.0, 0.005, 200, right=True)))}
     goodput = found["right answers a second at 10 x overload, against capacity"]
     assert (goodput.value, goodput.baseline, goodput.ratio, goodput.met) == (1.0, 2.0, 0.5, False)
     assert found["refusals, 99th percentile"].met

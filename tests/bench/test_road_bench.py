@@ -35,9 +35,7 @@ def cells(folder: Path) -> Subject:
     return sklearn_trees(folder, 600)
 
 
-@pytest.mark.skipif(
-    shutil.which("wrk") is None and "CI" not in os.environ, reason="wrk is missing and could not be installed"
-)
+@pytest.mark.skipif(shutil.which("wrk") is None and "CI" not in os.environ, reason="wrk is missing and could not be installed")
 @pytest.mark.timeout(600)
 def test_two_checkouts_are_compared(tmp_path: Path) -> None:
     """This one with itself: both serve, both get requests, every answer is checked."""
@@ -46,9 +44,7 @@ def test_two_checkouts_are_compared(tmp_path: Path) -> None:
     assert measure.baseline
 
 
-@pytest.mark.skipif(
-    shutil.which("wrk") is None and "CI" not in os.environ, reason="wrk is missing and could not be installed"
-)
+@pytest.mark.skipif(shutil.which("wrk") is None and "CI" not in os.environ, reason="wrk is missing and could not be installed")
 @pytest.mark.timeout(600)
 def test_a_short_comparison_gives_checked_figures(folder: Path, cells: Subject) -> None:
     """Ours and the hand-written service alternate, every answer is right, and the records match the answers."""

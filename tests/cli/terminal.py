@@ -68,9 +68,7 @@ class Terminal:
         self.columns = columns
         self._ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-        self.process = subprocess.Popen(
-            list(command), cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-        )
+        self.process = subprocess.Popen(list(command), cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -49,9 +49,7 @@ def feedback(run: Run, control: ControlProcess, admin: httpx.Client) -> Callable
     return go
 
 
-def test_files_are_told_and_told_again(
-    feedback: Callable[..., Any], served: Served, admin: httpx.Client, tmp_path: Path
-) -> None:
+def test_files_are_told_and_told_again(feedback: Callable[..., Any], served: Served, admin: httpx.Client, tmp_path: Path) -> None:
     """CSV and JSON lines; each result is counted; items to correct give status 1; the A/B report appears."""
     ids = served.made("cs" * 30)
     lines = [f"{each},{'true' if n % 2 else 'false'},{'' if n % 3 else 'refund'},{n % 2}" for n, each in enumerate(ids)]
@@ -96,9 +94,7 @@ def test_files_are_told_and_told_again(
         ("labels.jsonl", "[1]"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_clear_error(
-    run: Run, tmp_path: Path, name: str, content: str | bytes
-) -> None:
+def test_a_file_that_cannot_be_read_is_one_clear_error(run: Run, tmp_path: Path, name: str, content: str | bytes) -> None:
     """An error before any request: there is no server here."""
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     result = run("feedback", "line", "--file", name)
@@ -128,9 +124,7 @@ def test_g17_a_bad_line_stops_none_of_the_others(feedback: Callable[..., Any], s
         "correct", "empty", "values.converted", "values.converted",
         "the number of cells differs from the number of columns", "prediction_id",
     ]  # fmt: skip
-    (tmp_path / "bad.jsonl").write_text(
-        '{"prediction_id": 3}\n\n{\n[1]\n' + json.dumps({"prediction_id": C, "correct": 1})
-    )
+    (tmp_path / "bad.jsonl").write_text('{"prediction_id": 3}\n\n{\n[1]\n' + json.dumps({"prediction_id": C, "correct": 1}))
     found = json.loads(feedback("line", "--file", "bad.jsonl", "--json").stdout)
     assert [(each["line"], each["result"]) for each in found["items"]] == [
         (1, "invalid"), (3, "invalid"), (4, "invalid"), (5, "unknown"),
@@ -143,9 +137,7 @@ def test_a_file_that_is_not_there(run: Run) -> None:
     assert "code: file-problem" in result.stderr
 
 
-def test_the_typed_client_takes_items_lists_and_frames(
-    control: ControlProcess, served: Served, admin: httpx.Client
-) -> None:
+def test_the_typed_client_takes_items_lists_and_frames(control: ControlProcess, served: Served, admin: httpx.Client) -> None:
     """A thousand at a time, with progress; errors are typed."""
     ids = served.made("cs" * 600)
     frame = pd.DataFrame({"prediction_id": ids, "correct": True, "converted": [1.0, None] * 600})
@@ -194,9 +186,7 @@ def test_what_is_no_feedback(known: Any) -> None:
     assert caught.value.code == "invalid-feedback"
 
 
-def test_g17_items_that_cannot_be_read_are_sent_as_they_are(
-    control: ControlProcess, served: Served, admin: httpx.Client
-) -> None:
+def test_g17_items_that_cannot_be_read_are_sent_as_they_are(control: ControlProcess, served: Served, admin: httpx.Client) -> None:
     """Any Python values: the control plane reports what is wrong with each, and accepts the others."""
     (one,) = served.made("c")
     odd: list[Any] = [

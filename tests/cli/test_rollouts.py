@@ -29,9 +29,7 @@ criteria: [errors]
 """
 
 
-def test_from_a_plan_to_its_history(
-    rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client, tmp_path: Path
-) -> None:
+def test_from_a_plan_to_its_history(rollout: Callable[..., Any], fleet: Fleet, admin: httpx.Client, tmp_path: Path) -> None:
     """Started from a file, watched as JSON lines until its rollback, printed by history and show, with its exit status."""
     (tmp_path / "plan.yaml").write_text(PLAN)
     begun = read(rollout("start", "-f", "plan.yaml", "--json"))
@@ -138,9 +136,7 @@ def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, 
         with pytest.raises(InvalidRequest) as wrong:
             client.rollouts.start("line", "line:2", {"strategy": "canery"})
         assert wrong.value.code == "invalid-plan"
-        begun = client.rollouts.start(
-            "line", "line:2", {**FAST, "criteria": ["errors", "slow"], "sticky": {"header": "X-User"}}
-        )
+        begun = client.rollouts.start("line", "line:2", {**FAST, "criteria": ["errors", "slow"], "sticky": {"header": "X-User"}})
         with pytest.raises(Conflict) as second:
             client.rollouts.start("line", "line:3", FAST)
         assert second.value.facts["rollout"] == begun["id"]
@@ -213,6 +209,4 @@ def test_an_inconclusive_rollout_says_so_and_what_a_person_can_do(shown: dict[st
     }
     assert details(back).count("inconclusive, step 1 of 2, 5 %") == 1
     assert "rollout promote" not in details(back)
-    assert {"inconclusive", held["text"]} <= {
-        cell.strip() for cell in history_table([back]).splitlines()[1].split("  ")
-    }
+    assert {"inconclusive", held["text"]} <= {cell.strip() for cell in history_table([back]).splitlines()[1].split("  ")}

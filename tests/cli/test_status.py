@@ -18,9 +18,7 @@ def test_g7_of_a_gateway_that_is_gone_nothing_is_known(
 
     def gateway() -> tuple[str, str]:
         shown = run("status", ROADWORTHY_CONTROL_URL=control.url, ROADWORTHY_KEY=control.admin_key).stdout
-        return next(
-            line for line in shown.splitlines() if line.split()[:1] and line.split()[0].endswith("/gw-1")
-        ), shown
+        return next(line for line in shown.splitlines() if line.split()[:1] and line.split()[0].endswith("/gw-1")), shown
 
     line, _ = gateway()
     assert line.split()[1] == "alive"

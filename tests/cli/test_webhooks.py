@@ -89,9 +89,7 @@ def test_every_command_has_json(webhook: Webhook) -> None:
         (("deliveries", "webhook-0"), 3, "unknown-webhook"),
     ],
 )
-def test_refusals_have_a_status_and_a_code(
-    webhook: Webhook, arguments: tuple[str, ...], status: int, code: str
-) -> None:
+def test_refusals_have_a_status_and_a_code(webhook: Webhook, arguments: tuple[str, ...], status: int, code: str) -> None:
     """As docs/cli.md says, with a hint and without a traceback."""
     refused = webhook(*arguments, "--json")
     assert (refused.returncode, refused.stdout) == (status, "")

@@ -126,9 +126,7 @@ def server() -> Iterator[Callable[..., tuple[str, list[Any]]]]:
         (418, b'{"error":"m","code":"other"}', rw.ClientError, "other"),
     ],
 )
-def test_every_reply_has_its_error(
-    server: Any, status: int, body: bytes, kind: type[rw.RoadworthyError], code: str
-) -> None:
+def test_every_reply_has_its_error(server: Any, status: int, body: bytes, kind: type[rw.RoadworthyError], code: str) -> None:
     """Each kind of reply becomes one class of error, and no request is sent twice."""
     url, asked = server(status, body, **{"retry-after": "3"})
     with Client(url, key="k") as client, pytest.raises(kind) as caught:
@@ -155,10 +153,7 @@ def test_push_streams_the_file_and_tells_how_far_it_is(server: Any, tmp_path: An
     path.write_bytes(bytes(range(256)) * 3000)
     seen: list[tuple[int, int]] = []
     with Client(control_url=url, key="k") as client:
-        assert (
-            client.push(path, allow_code="sha256:x", progress=lambda sent, total: seen.append((sent, total)))["version"]
-            == 1
-        )
+        assert client.push(path, allow_code="sha256:x", progress=lambda sent, total: seen.append((sent, total)))["version"] == 1
     method, target, headers, body = asked[0]
     assert (method, target) == ("POST", "/api/v1/packages?allow_code=sha256%3Ax")
     assert headers["Authorization"] == "Bearer k"
@@ -177,9 +172,7 @@ def test_lists_follow_the_pages(server: Any) -> None:
 def test_a_prediction_tells_what_stood_in(server: Any) -> None:
     """A fallback and a cache say so in headers; without them both are empty."""
     header = 'static; reason="circuit-open"'
-    url, _ = server(
-        200, b'{"predictions": [0]}', **{"Roadworthy-Fallback": header, "Cache-Status": "roadworthy; hit; ttl=3"}
-    )
+    url, _ = server(200, b'{"predictions": [0]}', **{"Roadworthy-Fallback": header, "Cache-Status": "roadworthy; hit; ttl=3"})
     plain, _ = server(200, b'{"predictions": [0]}')
     with Client(url) as client, Client(plain) as other:
         found, usual = client.predict("e", [[1]]), other.predict("e", [[1]])

@@ -30,9 +30,7 @@ RECORDS = [{"a": 1, "b": 0.5, "c": "x"}, {"a": 2, "b": None, "c": None}]
     [
         RECORDS,
         pd.DataFrame({"a": [1, 2], "b": [0.5, None], "c": ["x", None]}, index=[7, 8]),
-        pd.DataFrame(
-            {"a": pd.array([1, 2], dtype="Int64"), "b": pd.array([0.5, None], dtype="Float64"), "c": ["x", None]}
-        ),
+        pd.DataFrame({"a": pd.array([1, 2], dtype="Int64"), "b": pd.array([0.5, None], dtype="Float64"), "c": ["x", None]}),
         pl.DataFrame({"a": [1, 2], "b": [0.5, None], "c": ["x", None]}),
     ],
     ids=["records", "pandas", "pandas nullable", "polars"],

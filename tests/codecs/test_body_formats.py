@@ -103,10 +103,7 @@ def test_every_batch_comes_back_from_every_form(batch: Batch) -> None:
     for kind, write in WRITERS.items():
         assert same(decode(formats, kind, write(table)).batch, batch), kind
     empty_is_null = any(
-        field.nullable
-        and not field.shape
-        and field.dtype is DType.STRING
-        and "" in batch.column(field.name)[0].tolist()
+        field.nullable and not field.shape and field.dtype is DType.STRING and "" in batch.column(field.name)[0].tolist()
         for field in fields
     )
     spread_nulls = any(field.shape and field.dtype is DType.STRING and len(field.shape) == 1 for field in fields)
@@ -206,9 +203,7 @@ def test_large_csv_is_read_as_exactly_as_small(
     body = end.join([",".join(names), *(",".join(line) for line in lines), ""]).encode()
     found: list[Any] = []
     for fast in (True, False):
-        protocol: Any = formats_of(*fields, extra="ignore" if ignore else "refuse").choose(
-            {b"content-type": b"text/csv"}
-        )
+        protocol: Any = formats_of(*fields, extra="ignore" if ignore else "refuse").choose({b"content-type": b"text/csv"})
         if not changes and header == "a,b,c" and fast:
             assert protocol._matrix.read(body) is not None
         if not fast:

@@ -55,9 +55,7 @@ def test_csv_is_answered(worker: Any) -> None:
     assert reply.text == "a,b,c\r\n3.0,2.0,1.0\r\n6.0,5.0,4.0\r\n"
 
 
-@pytest.mark.parametrize(
-    ("coding", "write"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("zstd", zstd.compress)]
-)
+@pytest.mark.parametrize(("coding", "write"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("zstd", zstd.compress)])
 @pytest.mark.parametrize("count", [1, 9_000])
 def test_compressed_bodies_are_read(worker: Any, coding: str, write: Any, count: int) -> None:
     """Small ones on the event loop, large ones in a thread; the answer is compressed too if the caller accepts it."""
@@ -90,9 +88,7 @@ def test_a16_bombs_over_http(worker: Any, coding: str) -> None:
     before, begun = process.memory_info().rss, sum(process.cpu_times()[:2])
     for _ in range(5):
         reply = post(worker, bomb[: 1 << 20], "application/json", content_encoding=coding)
-        assert (reply.status_code, reply.json()["code"]) in ((413, "body-too-large"), (413, "compression-ratio")), (
-            reply.text
-        )
+        assert (reply.status_code, reply.json()["code"]) in ((413, "body-too-large"), (413, "compression-ratio")), reply.text
     assert process.memory_info().rss - before < 32 << 20
     assert sum(process.cpu_times()[:2]) - begun < 1
 

@@ -105,9 +105,7 @@ def test_a_long_request_beside_short_ones_is_written_in_steps(monkeypatch: pytes
     st.sampled_from([1, 9, 10, 25, 60, 1_000]),
     st.sampled_from([SCALARS, TENSOR]),
 )
-def test_requests_of_two_runs_in_any_order(
-    asked: list[tuple[int, int, int]], most: int, fields: tuple[Field, ...]
-) -> None:
+def test_requests_of_two_runs_in_any_order(asked: list[tuple[int, int, int]], most: int, fields: tuple[Field, ...]) -> None:
     """Any rows of two runs, in any order, with parts of any size, are the rows that were asked for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "STEP_VALUES", most)

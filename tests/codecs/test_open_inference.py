@@ -55,8 +55,7 @@ def worker(start_worker: Any, make_plan: Any) -> Any:
 def head_of(**more: Any) -> dict[str, Any]:
     """A request with all columns as JSON."""
     inputs = [
-        {"name": name, "shape": shape, "datatype": datatype, "data": data}
-        for name, (datatype, shape, data) in COLUMNS.items()
+        {"name": name, "shape": shape, "datatype": datatype, "data": data} for name, (datatype, shape, data) in COLUMNS.items()
     ]
     return {"inputs": inputs, **more}
 
@@ -105,9 +104,7 @@ LITERALS = [
 @pytest.mark.parametrize("dtype", [DType.FLOAT32, DType.FLOAT64, DType.INT8, DType.UINT64, DType.INT64])
 @given(changes=st.lists(st.tuples(st.integers(0, 2_999), st.sampled_from(LITERALS)), max_size=2), nested=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_large_json_data_is_read_as_exactly_as_small(
-    dtype: DType, changes: list[tuple[int, str]], nested: bool
-) -> None:
+def test_large_json_data_is_read_as_exactly_as_small(dtype: DType, changes: list[tuple[int, str]], nested: bool) -> None:
     """A body that the reader of large tensors accepts gives the same values in the exact reader, which reads all others."""
     literals = [str(number % 100) for number in range(3_000)]
     for place, literal in changes:
@@ -212,9 +209,7 @@ def test_requests_that_do_not_fit(worker: Any, change: dict[str, Any], status: i
         ("grid", [2, 3, 2], [0] * 12, 422, "wrong-shape"),
     ],
 )
-def test_tensors_that_do_not_fit(
-    worker: Any, name: str, shape: list[int], data: list[Any], status: int, code: str
-) -> None:
+def test_tensors_that_do_not_fit(worker: Any, name: str, shape: list[int], data: list[Any], status: int, code: str) -> None:
     """One input that does not fit its field is refused."""
     document = head_of()
     for tensor in document["inputs"]:
@@ -227,9 +222,7 @@ def test_tensors_that_do_not_fit(
 @pytest.mark.parametrize("length", ["-1", "99999999", "x", "1e3", "9" * 30, "2"])
 def test_a_head_length_that_does_not_fit(worker: Any, length: str) -> None:
     """The header must fit the body."""
-    reply = worker.client.post(
-        "/v2/models/raw/infer", content=b"{} 12", headers={"Inference-Header-Content-Length": length}
-    )
+    reply = worker.client.post("/v2/models/raw/infer", content=b"{} 12", headers={"Inference-Header-Content-Length": length})
     assert reply.status_code == 400
 
 

@@ -271,9 +271,7 @@ def frames(unit: str, zone: str | None) -> Iterator[tuple[str, Path]]:
 
     def polars_of(values: Any) -> Any:
         series = pl.Series(times(values))
-        return pl.DataFrame(
-            {"t": series if zone is None else series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)}
-        )
+        return pl.DataFrame({"t": series if zone is None else series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)})
 
     yield from both("pandas", pandas_of).items()
     yield from both(
@@ -309,9 +307,7 @@ def _polars_csv(frame: Any) -> bytes:
     fraction=st.integers(0, 999_999),
 )
 @settings(max_examples=10, deadline=None)
-def test_g3_one_instant_is_one_integer_on_every_typed_path(
-    unit: str, zone: str | None, whole: list[int], fraction: int
-) -> None:
+def test_g3_one_instant_is_one_integer_on_every_typed_path(unit: str, zone: str | None, whole: list[int], fraction: int) -> None:
     """The same microseconds from every container, whatever its unit and zone; the policy's unit changes nothing."""
     step = PER_UNIT.get(unit, 1)
     micros = [second * 1_000_000 + fraction // step * step for second in whole]
@@ -358,9 +354,7 @@ DATE_PATHS: dict[str, Path] = {
     **both("polars", lambda values: pl.DataFrame({"t": pl.Series(values, dtype=pl.Date)})),
     **both("numpy", lambda values: np.array(values, dtype="datetime64[D]")),
     **both("pandas with arrow", lambda v: pd.DataFrame({"t": pd.array(v, dtype=pd.ArrowDtype(pa.date32()))})),
-    "csv of pandas": lambda v, field, unit: body(
-        "text/csv", pd.DataFrame({"t": v}).to_csv(index=False).encode(), field, unit
-    ),
+    "csv of pandas": lambda v, field, unit: body("text/csv", pd.DataFrame({"t": v}).to_csv(index=False).encode(), field, unit),
     "csv of polars": lambda v, field, unit: body("text/csv", _polars_csv(pl.DataFrame({"t": v})), field, unit),
 }
 _NO_NULL = "csv of polars"  # it writes the null of a single column as no line at all

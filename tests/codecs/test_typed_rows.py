@@ -117,9 +117,7 @@ def written(value: Any, rng: random.Random) -> str:
         members = list(value.items())
         if members and rng.random() < 0.2:
             members.append(rng.choice(members))
-        texts = [
-            f"{json.dumps(key, ensure_ascii=rng.random() < 0.5)}{space}:{written(each, rng)}" for key, each in members
-        ]
+        texts = [f"{json.dumps(key, ensure_ascii=rng.random() < 0.5)}{space}:{written(each, rng)}" for key, each in members]
         return "{" + f",{space}".join(texts) + "}"
     if isinstance(value, list):
         return "[" + f",{space}".join(written(item, rng) for item in value) + "]"
@@ -269,9 +267,7 @@ def test_matrix_bodies(name: str, seed: int, count: int, changes: int, plain: bo
     body = bytearray(frame.replace("%s", joined(rows)).encode("utf-8"))
     if not plain and rng.random() < 0.3:
         place = rng.randrange(len(body))
-        body[place : place + rng.randint(0, 1)] = rng.choice(
-            [b"[", b"]", b",", b":", b"{", b"}", b'"', b"", b" ", b"-", b"\xff"]
-        )
+        body[place : place + rng.randint(0, 1)] = rng.choice([b"[", b"]", b",", b":", b"{", b"}", b'"', b"", b" ", b"-", b"\xff"])
     accepted = check(LAYOUTS[name], bytes(body))
     assert accepted or changes or not plain
 

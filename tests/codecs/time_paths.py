@@ -163,11 +163,7 @@ TEXT: Mapping[str, Path] = {
     "csv": csv_cells,
     "v2 json": v2_text,
     "v2 raw": v2_text_raw,
-    **{
-        f"{kind} {name.__name__}": arrow(kind, name())
-        for kind in (STREAM, FILE)
-        for name in (pa.string, pa.large_string)
-    },
+    **{f"{kind} {name.__name__}": arrow(kind, name()) for kind in (STREAM, FILE) for name in (pa.string, pa.large_string)},
     **both("pandas str", lambda values: pd.DataFrame({"t": pd.Series(values, dtype="str")})),
     **both("pandas string", lambda values: pd.DataFrame({"t": pd.Series(values, dtype="string")})),
     **both("pandas category", lambda values: pd.DataFrame({"t": pd.Categorical(values)})),

@@ -39,9 +39,7 @@ def scikit_learn() -> Iterator[FrameworkCase]:
     pipeline = make_pipeline(columns, DecisionTreeClassifier(random_state=0)).fit(FRAME, NAMES)
     yield case_of(this, pipeline, FRAME)
     yield case_of(this, RandomForestClassifier(5, random_state=0, n_jobs=-1).fit(MATRIX, NAMES), MATRIX)
-    yield case_of(
-        this, HistGradientBoostingRegressor(max_iter=3).fit(FRAME[["a", "b"]], MATRIX[:, 2]), FRAME[["a", "b"]]
-    )
+    yield case_of(this, HistGradientBoostingRegressor(max_iter=3).fit(FRAME[["a", "b"]], MATRIX[:, 2]), FRAME[["a", "b"]])
     yield case_of(this, LinearSVC().fit(MATRIX, MATRIX[:, 0] > 0), MATRIX)
 
 

@@ -39,9 +39,7 @@ class Bound:
 
 def test_every_layer_has_parameters() -> None:
     """Ours are found by entry points, in the order that policies.md states."""
-    assert {name: layer.order for name, layer in plugins(LAYERS).items()} == dict(
-        zip(OWN, (100, 200, 300), strict=True)
-    )
+    assert {name: layer.order for name, layer in plugins(LAYERS).items()} == dict(zip(OWN, (100, 200, 300), strict=True))
 
 
 @pytest.mark.parametrize("check", [each for each in CHECKS if each is not check_found_by_name], ids=check_name)

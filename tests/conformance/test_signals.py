@@ -18,9 +18,7 @@ ANSWERED = answered(PRICED, [{"price": 1.5}])
 ONE, OTHER = (rows_of(PRICED, [{"price": price}]) for price in (1.0, 2.0))
 CASES = {
     "errors": SignalCase(ERRORS, PRICED, good=[ANSWERED], bad=[failed()]),
-    "invalid_outputs": SignalCase(
-        INVALID_OUTPUTS, PRICED, good=[ANSWERED, failed()], bad=[failed("non-finite-output")]
-    ),
+    "invalid_outputs": SignalCase(INVALID_OUTPUTS, PRICED, good=[ANSWERED, failed()], bad=[failed("non-finite-output")]),
     "slow": SignalCase(
         SLOW,
         PRICED,

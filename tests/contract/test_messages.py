@@ -216,18 +216,14 @@ def test_a_release_without_grants_finds_no_leave_for_code_that_has_some() -> Non
     (with_grants, without) = decode_snapshot(encode_snapshot(Snapshot("e", 1, (granted, plain)))).packages
     assert (with_grants.leave, with_grants.grants, with_grants.allowed_by) == ("key-a", ("network",), None)
     assert (without.leave, without.grants, without.allowed_by) == ("key-b", (), "key-b")
-    earlier = msgspec.json.decode(encode_snapshot(Snapshot("e", 1, (granted, plain))), type=dict[str, object])[
-        "packages"
-    ]
+    earlier = msgspec.json.decode(encode_snapshot(Snapshot("e", 1, (granted, plain))), type=dict[str, object])["packages"]
     assert [each.allowed_by for each in msgspec.convert(earlier, list[Earlier])] == [None, "key-b"]
 
 
 def test_what_earlier_gateways_do_not_send_is_not_measured() -> None:
     """A report without signals and bins without a signal, as the previous release writes them. It reads a rollout with
     parameters."""
-    report = msgspec.json.decode(
-        b'{"slot":0,"pid":1,"boot":"w","epoch":"e","revision":1,"offered":1}', type=WorkerReport
-    )
+    report = msgspec.json.decode(b'{"slot":0,"pid":1,"boot":"w","epoch":"e","revision":1,"offered":1}', type=WorkerReport)
     assert report.signals is None
     bins = msgspec.json.decode(b'{"generation":1,"output":2,"arm":"canary","cells":[1,2]}', type=BinCount)
     assert (bins.output, bins.signal) == (2, "")

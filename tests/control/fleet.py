@@ -58,9 +58,7 @@ class Fleet:
         states = [self.states.get(package.digest, VersionState(package.digest, READY)) for package in taken.packages]
         at = (taken.epoch, taken.revision, taken.revision)
         free, refused = self.memory_free_bytes, self.refused
-        return (
-            WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=free, signals=self.signals, refused=refused),
-        )
+        return (WorkerReport(0, 1, "w", *at, tuple(states), memory_free_bytes=free, signals=self.signals, refused=refused),)
 
     def counts(self) -> tuple[RolloutCounts, ...]:
         """Counts of every rollout that it served, or whose version crashed."""

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = 4
 """Of each operation and kind. They are the same ones in every run."""
 
-COLON = (
-    "the reply for a path with a colon lists the methods of its other reading, as a name, and no name contains a colon"
-)
+COLON = "the reply for a path with a colon lists the methods of its other reading, as a name, and no name contains a colon"
 EXPLAINED = {
     (
         "positive_data_acceptance",
@@ -89,8 +87,7 @@ def _config(control: ControlProcess) -> SchemathesisConfig:
             "parameters": {"wait_s": 0},
             "checks": {"enabled": True},
             "operations": [
-                {"include-path-regex": f"^{start}", "headers": {"Authorization": f"Bearer {key}"}}
-                for start, key in roles.items()
+                {"include-path-regex": f"^{start}", "headers": {"Authorization": f"Bearer {key}"}} for start, key in roles.items()
             ],
         }
     )

@@ -90,9 +90,7 @@ def test_a_wrong_key_is_told_apart_from_none(control: Any) -> None:
         assert reply.headers["www-authenticate"] == "Bearer"
 
 
-def test_every_role_is_refused_what_is_not_its_own(
-    control: Any, admin: httpx.Client, routes: list[tuple[str, str]]
-) -> None:
+def test_every_role_is_refused_what_is_not_its_own(control: Any, admin: httpx.Client, routes: list[tuple[str, str]]) -> None:
     """Admins cannot act as gateways, gateways and predictors cannot manage; predictors can give feedback and nothing else."""
     predictor = admin.post("/api/v1/keys", json={"role": "predictor"}).json()["key"]
     for key, allowed in (

@@ -35,8 +35,7 @@ class Signed(Fleet):
         generation, place = self.entry().generation, self.place
         cells = ((STABLE, (100, 100, 100)), (CANARY, (0,) * place + (300,)))
         bins = tuple(
-            BinCount(generation, 0, variant, (*found, *[0] * (OUTPUT_BINS - len(found))), "sign")
-            for variant, found in cells
+            BinCount(generation, 0, variant, (*found, *[0] * (OUTPUT_BINS - len(found))), "sign") for variant, found in cells
         )
         return tuple(replace(each, bins=bins) for each in super().counts())
 
@@ -77,9 +76,7 @@ def test_a_bin_that_the_control_plane_does_not_know_is_named_by_its_number(admin
     follow_until(fleet, admin, lambda shown: shown["outcome"] == "aborted")
 
 
-def test_a_signal_that_raises_holds_and_another_one_rolls_back(
-    admin: httpx.Client, fleet: Signed, ahead_s: Path
-) -> None:
+def test_a_signal_that_raises_holds_and_another_one_rolls_back(admin: httpx.Client, fleet: Signed, ahead_s: Path) -> None:
     """People are alerted once; a version that is found worse by another criterion goes back meanwhile."""
     started(admin, fleet, criteria={"errors": {}, "moody": {"evidence": 0}})
     (ahead_s.parent / MOODY).touch()
@@ -92,9 +89,7 @@ def test_a_signal_that_raises_holds_and_another_one_rolls_back(
 
 
 @pytest.mark.parametrize("command", ["abort", "rollback", "undeploy"])
-def test_a_rollout_that_cannot_be_looked_at_holds_alone(
-    admin: httpx.Client, fleet: Signed, ahead_s: Path, command: str
-) -> None:
+def test_a_rollout_that_cannot_be_looked_at_holds_alone(admin: httpx.Client, fleet: Signed, ahead_s: Path, command: str) -> None:
     """Frames are taken and another endpoint is deployed; it says why, people are alerted once, and a person can end it."""
     started(admin, fleet)
     (ahead_s.parent / BROKEN).touch()

@@ -235,9 +235,7 @@ def test_users_of_a_sticky_test_count_once(admin: httpx.Client, fleet: Fleet, se
     assert give(admin, *({"prediction_id": each, "values": {"converted": 1}} for each in (first, second, other))) == [
         *("taken", "duplicate", "taken"),
     ]
-    assert set(give(admin, *({"prediction_id": each, "correct": False} for each in (first, second, other)))) == {
-        "taken"
-    }
+    assert set(give(admin, *({"prediction_id": each, "correct": False} for each in (first, second, other)))) == {"taken"}
     follow_until(fleet, admin, lambda rollout: rollout["verdict"] and finding(admin, "feedback")["samples"] == 2)
     found = finding(admin, "feedback")
     assert (found["samples"], found["bad"], found["stable_samples"], found["stable_bad"]) == (2, 1, 1, 1)

@@ -32,9 +32,7 @@ def measured(tmp_path: Path) -> Callable[..., Measures]:
     """The measures for a packed and stored model."""
     blobs = FolderBlobs(tmp_path / "blobs")
 
-    def of(
-        model: Any, plan: Plan = WATCHES, workers: tuple[WorkerReport, ...] = (), *, stored: bool = True
-    ) -> Measures:
+    def of(model: Any, plan: Plan = WATCHES, workers: tuple[WorkerReport, ...] = (), *, stored: bool = True) -> Measures:
         package = open_package(rw.pack(model, name="m", inputs=ROWS, out=tmp_path / "dist").path)
         if stored:
             blobs.put(package_blob(package.digest), package.path)

@@ -21,9 +21,7 @@ def test_push_numbers_versions_and_keeps_the_number_of_an_equal_package(admin: h
     assert models == {"items": [{"name": "line", "versions": 2, "latest": 2}], "next": None}
 
 
-def test_a_pushed_package_comes_back_byte_by_byte(
-    admin: httpx.Client, push: Push, make_package: Callable[..., Path]
-) -> None:
+def test_a_pushed_package_comes_back_byte_by_byte(admin: httpx.Client, push: Push, make_package: Callable[..., Path]) -> None:
     """The downloaded bytes are the pushed bytes."""
     push()
     assert admin.get("/api/v1/models/line/versions/1/package").content == make_package().read_bytes()
@@ -43,9 +41,7 @@ def test_code_needs_its_digest_to_be_allowed(admin: httpx.Client, make_package: 
     assert pushed.json()["allowed_by"].startswith("key-")
 
 
-def test_a_flipped_bit_is_refused_and_nothing_is_registered(
-    admin: httpx.Client, make_package: Callable[..., Path]
-) -> None:
+def test_a_flipped_bit_is_refused_and_nothing_is_registered(admin: httpx.Client, make_package: Callable[..., Path]) -> None:
     """D10 at push: damaged bytes never become a version."""
     data = bytearray(make_package().read_bytes())
     data[len(data) // 3] ^= 1

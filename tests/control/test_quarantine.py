@@ -70,9 +70,7 @@ def test_c3_what_is_on_its_way_stays_so(admin: httpx.Client, gateway: Any, push:
     assert admin.get(LINE).json()["version"] == "line:3"
 
 
-def test_e7_a_version_that_crashes_while_it_loads_never_gets_traffic(
-    admin: httpx.Client, gateway: Any, push: Push
-) -> None:
+def test_e7_a_version_that_crashes_while_it_loads_never_gets_traffic(admin: httpx.Client, gateway: Any, push: Push) -> None:
     """The deployment has failed, with code and reason; deploying it again is another attempt."""
     one, other = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put(LINE, json={"version": "line:1"})

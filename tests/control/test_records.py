@@ -64,9 +64,7 @@ def test_a_long_record_file_is_taken_however_its_gateway_is_named(gateway: Any) 
         assert reply.status_code == 204, (place, reply.text)
         manifest = RecordFile(f"records/{place}/{name}", "line", 3_000, len(content), 1_000_000, 3_000_000_000)
         assert gateway.report(record_files=(manifest,)).status_code == 200
-    many = tuple(
-        msgspec.structs.replace(manifest, blob=f"records/gw-1/line-{'9' * 90}{n}.parquet") for n in range(10_000)
-    )
+    many = tuple(msgspec.structs.replace(manifest, blob=f"records/gw-1/line-{'9' * 90}{n}.parquet") for n in range(10_000))
     assert gateway.report(record_files=many).status_code == 200
 
 
@@ -97,9 +95,7 @@ def test_the_newest_of_several_gateways_that_overlap_in_time(admin: httpx.Client
     """A file that ends later may begin before another file's newest predictions."""
     for name, numbers in (("gw-1", (1, 9)), ("gw-2", (7, 8))):
         gateway.name = name
-        put = gateway.client.put(
-            f"/internal/v1/records/{name}/a.parquet", content=parquet([record(n) for n in numbers])
-        )
+        put = gateway.client.put(f"/internal/v1/records/{name}/a.parquet", content=parquet([record(n) for n in numbers]))
         assert put.status_code == 204
         times = [1_000_000 * n for n in numbers]
         gateway.report(record_files=(RecordFile(f"records/{name}/a.parquet", "line", 2, 100, times[0], times[-1]),))
@@ -115,9 +111,7 @@ def test_a_file_that_is_no_record_file_or_is_gone_hides_no_other(
         gateway.client.put(f"/internal/v1/records/gw-1/{name}.parquet", content=content)
     next(control.folder.rglob("gone.parquet")).unlink()
     gateway.report(
-        record_files=tuple(
-            RecordFile(f"records/gw-1/{name}.parquet", "line", 1, 100, 1, 1) for name in ("junk", "good", "gone")
-        )
+        record_files=tuple(RecordFile(f"records/gw-1/{name}.parquet", "line", 1, 100, 1, 1) for name in ("junk", "good", "gone"))
     )
     reply = admin.get("/api/v1/endpoints/line/predictions").json()
     assert [item["request_id"] for item in reply["items"]] == ["req-1"]

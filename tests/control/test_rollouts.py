@@ -86,9 +86,7 @@ def test_e4_a_shared_outage_holds(admin: httpx.Client, fleet: Fleet, digests: Di
     assert (current(admin)["verdict"]["code"], current(admin)["share"]) == ("shared-outage", 5)
 
 
-def test_e5_without_traffic_nothing_is_promoted(
-    admin: httpx.Client, fleet: Fleet, digests: Digests, ahead_s: Path
-) -> None:
+def test_e5_without_traffic_nothing_is_promoted(admin: httpx.Client, fleet: Fleet, digests: Digests, ahead_s: Path) -> None:
     """The rollout holds and says so; at the deadline it goes back."""
     begin(admin, plan={**FAST, "deadline": 3_600})
     assert follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)["verdict"]["code"] == "no-evidence"
@@ -99,14 +97,10 @@ def test_e5_without_traffic_nothing_is_promoted(
     (event,) = [e for e in admin.get("/api/v1/events").json()["items"] if e["kind"] == "rollout-finished"]
     assert (event["detail"]["outcome"], event["detail"]["text"]) == ("inconclusive", ended["text"])
     assert event["detail"]["findings"][0]["step"]["needed"] == 10
-    assert [
-        e["detail"]["text"] for e in admin.get("/api/v1/audit").json()["items"] if e["verb"] == "rollout-inconclusive"
-    ]
+    assert [e["detail"]["text"] for e in admin.get("/api/v1/audit").json()["items"] if e["verb"] == "rollout-inconclusive"]
 
 
-def test_e7_a_version_that_crashes_at_start_never_gets_traffic(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_e7_a_version_that_crashes_at_start_never_gets_traffic(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """Between attempts, whose pauses grow, it is not in the snapshot; crashes of all attempts together end the rollout."""
     fleet.states[digests[1]] = VersionState(digests[1], FAILED, reason="it crashes", code="load-failed")
     begin(admin)
@@ -122,9 +116,7 @@ def test_e7_a_version_that_crashes_at_start_never_gets_traffic(
     assert fleet.entry().split[0].digest == digests[0]
 
 
-def test_e7_crashes_of_an_earlier_rollout_are_no_crashes_of_this_one(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_e7_crashes_of_an_earlier_rollout_are_no_crashes_of_this_one(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """Each rollout counts its own crashes, from before its first step on; later reports on the first one change nothing."""
     begin(admin)
     fleet.crash(digests[1])
@@ -166,9 +158,7 @@ def test_e8_another_signature_needs_somebody_who_answers_for_it(
     assert (entry["actor"], entry["detail"]["signature_accepted"]) == (control.admin_id, "callers were moved")
 
 
-def test_a_gateway_that_refuses_an_endpoint_holds_only_that_endpoint(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_a_gateway_that_refuses_an_endpoint_holds_only_that_endpoint(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """Its rollout waits and names the gateway, and a caller who waits for it goes on waiting; those of other endpoints go on."""
     admin.put("/api/v1/endpoints/other", json={"version": "line:1"})
     fleet.refused = ("line",)
@@ -183,9 +173,7 @@ def test_a_gateway_that_refuses_an_endpoint_holds_only_that_endpoint(
     assert follow_until(fleet, admin, lambda each: each["phase"] == "finished", requests=400)["outcome"] == "promoted"
 
 
-def test_a_version_without_room_is_refused_before_anything_moves(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_a_version_without_room_is_refused_before_anything_moves(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """The reason has the machine, its free memory and the need; with enough memory the same rollout begins."""
     fleet.memory_free_bytes = 1_000
     fleet.follow()
@@ -257,9 +245,7 @@ def test_e11_abort_while_promoting_goes_to_a_ready_version(admin: httpx.Client, 
     assert fleet.entry().split[0].digest == digests[0]
 
 
-def test_e12_weight_moves_back_only_when_the_stable_is_loaded_again(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_e12_weight_moves_back_only_when_the_stable_is_loaded_again(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """Found worse while no worker has the stable loaded: the stable is loaded again, and traffic moves when it is ready."""
     begin(admin, plan={**FAST, "steps": [50, 100]})
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 50)
@@ -269,18 +255,14 @@ def test_e12_weight_moves_back_only_when_the_stable_is_loaded_again(
     held = current(admin)
     assert (held["phase"], held["share"], held["code"]) == ("returning", 50, "worse")
     assert digests[0] in {package.digest for package in fleet.snapshot().packages}
-    told = [
-        event["detail"] for event in admin.get("/api/v1/events").json()["items"] if event["kind"] == "rollout-alert"
-    ]
+    told = [event["detail"] for event in admin.get("/api/v1/events").json()["items"] if event["kind"] == "rollout-alert"]
     assert "cannot-return" in {detail["code"] for detail in told}
     fleet.states.clear()
     ended = follow_until(fleet, admin, lambda rollout: rollout["phase"] == "finished")
     assert (ended["outcome"], ended["share"]) == ("rolled-back", 0)
 
 
-def test_e13_abort_with_nothing_in_progress_does_nothing_and_says_so(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_e13_abort_with_nothing_in_progress_does_nothing_and_says_so(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """Neither without any rollout nor after the last one; other commands are refused."""
     before = fleet.snapshot()
     for _ in range(2):
@@ -292,9 +274,7 @@ def test_e13_abort_with_nothing_in_progress_does_nothing_and_says_so(
     assert (refused.status_code, refused.json()["code"]) == (409, "no-rollout-running")
 
 
-def test_e15_the_stable_serves_while_the_canary_cannot_be_loaded(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_e15_the_stable_serves_while_the_canary_cannot_be_loaded(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """Even if it fails on only some workers, and even at a step that increases the share."""
     begin(admin)
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
@@ -305,9 +285,7 @@ def test_e15_the_stable_serves_while_the_canary_cannot_be_loaded(
     assert [(variant.digest, variant.weight) for variant in fleet.entry().split] == [(digests[0], 10_000)]
 
 
-def test_e16_what_a_rollout_may_go_back_to_cannot_be_deleted(
-    admin: httpx.Client, fleet: Fleet, digests: Digests
-) -> None:
+def test_e16_what_a_rollout_may_go_back_to_cannot_be_deleted(admin: httpx.Client, fleet: Fleet, digests: Digests) -> None:
     """Stable and canary during the rollout, and afterwards the previous version."""
     begin(admin)
     for number in (1, 2):

@@ -17,9 +17,7 @@ def test_many_are_woken_by_another_thread(monkeypatch: pytest.MonkeyPatch) -> No
     waiters, seen = Waiters(), list[int]()
 
     async def scene() -> list[bool]:
-        asked = [
-            waiters.until(lambda number=number: len(seen) >= number, 3_600, lambda: False) for number in range(1, 51)
-        ]
+        asked = [waiters.until(lambda number=number: len(seen) >= number, 3_600, lambda: False) for number in range(1, 51)]
 
         def change() -> None:
             for number in range(50):

@@ -36,9 +36,7 @@ class Answering(Fleet):
     def counts(self) -> tuple[RolloutCounts, ...]:
         """Counts with the bins, of its only rollout."""
         bins = tuple(
-            BinCount(generation, 0, variant, tuple(cells))
-            for (generation, variant), cells in self.bins.items()
-            if sum(cells)
+            BinCount(generation, 0, variant, tuple(cells)) for (generation, variant), cells in self.bins.items() if sum(cells)
         )
         return tuple(replace(each, bins=bins) for each in super().counts())
 

@@ -106,9 +106,7 @@ def test_only_what_is_wanted_is_told(admin: httpx.Client, fleet: Fleet) -> None:
         elsewhere = hook(admin, other.url, endpoints=["curve"])
         break_a_canary(admin, fleet)
         wanted.first("rollout.rolled-back")
-        eventually(
-            lambda: state_of(admin, made)["behind"] == state_of(admin, elsewhere)["behind"] == 0, "both are done"
-        )
+        eventually(lambda: state_of(admin, made)["behind"] == state_of(admin, elsewhere)["behind"] == 0, "both are done")
         assert (wanted.types(), other.types()) == (["rollout.rolled-back"], [])
 
 

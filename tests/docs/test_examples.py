@@ -87,9 +87,7 @@ def test_make_targets_exist(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE):
         bench = ROOT / "bench" / target.removeprefix("bench-").replace("-", "_")
-        by_rule = target.startswith("bench-") and (
-            bench.with_suffix(".py").exists() or (bench / "__main__.py").exists()
-        )
+        by_rule = target.startswith("bench-") and (bench.with_suffix(".py").exists() or (bench / "__main__.py").exists())
         pattern = r"bench\-%" if by_rule else re.escape(target)
         assert re.search(rf"^{pattern}:", makefile, flags=re.MULTILINE), target
 
@@ -106,8 +104,6 @@ def test_g3_nothing_sends_rows_by_the_to_json_of_pandas(folder: str) -> None:
 def test_the_extractors_find_what_they_should(tmp_path: Path) -> None:
     """Blocks, commands and comments are distinguished: otherwise the tests above would check nothing."""
     page = tmp_path / "page.md"
-    page.write_text(
-        "```python\nx = 1\n```\n\n`roadworthy status`\n\n```\nroadworthy push a.rw --allow-code D  # why\nls\n```\n"
-    )
+    page.write_text("```python\nx = 1\n```\n\n`roadworthy status`\n\n```\nroadworthy push a.rw --allow-code D  # why\nls\n```\n")
     assert blocks(page, "python") == ["x = 1\n"]
     assert commands(page) == [["roadworthy", "push", "a.rw", "--allow-code", "D"], ["roadworthy", "status"]]

@@ -24,9 +24,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 def rows() -> dict[str, list[str]]:
     """The cells of each policy's line, by its path."""
     found = re.findall(r"^\| `([a-z_.\[\]]+)` \| (.*) \|$", PAGE, flags=re.MULTILINE)
-    return {
-        path: [cell.strip() for cell in rest.split(" | ")] for path, rest in found if not path.startswith("roadworthy_")
-    }
+    return {path: [cell.strip() for cell in rest.split(" | ")] for path, rest in found if not path.startswith("roadworthy_")}
 
 
 def fields() -> dict[str, Any]:

@@ -43,9 +43,7 @@ def test_a_plan_of_every_strategy_is_shown() -> None:
 def test_every_number_has_a_line_with_its_bounds() -> None:
     """Defaults and bounds are the code's, and the page has every key of a plan."""
     lines = {row[0].strip("`"): row for row in rows() if len(row) == 5}
-    bounds = [
-        item for kind in (*DECLARED.values(), _Step, _Criterion, _Watch) for item in declared(kind, Bounds).items()
-    ]
+    bounds = [item for kind in (*DECLARED.values(), _Step, _Criterion, _Watch) for item in declared(kind, Bounds).items()]
     for key in {key for key, _ in bounds} - {"steps"}:
         low = min(each.low for name, each in bounds if name == key)
         high = max(each.high for name, each in bounds if name == key)

@@ -84,10 +84,7 @@ def test_the_receiver_refuses_what_is_not_ours(shown: Shown) -> None:
     assert httpx.post(shown.url, content=MESSAGE.body, headers=old, timeout=DEADLINE_S).status_code == 401
     assert httpx.post(shown.url, content=MESSAGE.body, timeout=DEADLINE_S).status_code == 401
     assert (
-        httpx.post(
-            shown.url, content=MESSAGE.body, headers={"webhook-timestamp": "soon"}, timeout=DEADLINE_S
-        ).status_code
-        == 401
+        httpx.post(shown.url, content=MESSAGE.body, headers={"webhook-timestamp": "soon"}, timeout=DEADLINE_S).status_code == 401
     )
     assert shown.names["seen"] == set()
 

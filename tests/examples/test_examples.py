@@ -64,9 +64,7 @@ def test_examples_are_in_notebook_form(example: Path) -> None:
 
 def test_the_table_of_examples_is_complete() -> None:
     """Each example is in the README, which says whether it needs an installation."""
-    rows = re.findall(
-        r"^\| \[(\w+)\.py\]\(\1\.py\) \|.*\| (.*)\|$", (FOLDER / "README.md").read_text(), flags=re.MULTILINE
-    )
+    rows = re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\) \|.*\| (.*)\|$", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
     assert {name for name, _ in rows} == {path.stem for path in EXAMPLES}
     for name, needs in rows:
         assert (NEEDS_SERVER in (FOLDER / f"{name}.py").read_text()) == (NEEDS_SERVER in needs), name

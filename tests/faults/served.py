@@ -20,9 +20,7 @@ from tests.waiting import DEADLINE_S
 def pack_sum(folder: Path) -> Path:
     """A small native model, which executes in the workers: [[1, 2]] gives 3."""
     file = sum_graph(folder, 2)
-    return rw.pack(
-        file, name="sum", inputs=np.random.default_rng(0).random((40, 2)).astype(np.float32), out=folder
-    ).path
+    return rw.pack(file, name="sum", inputs=np.random.default_rng(0).random((40, 2)).astype(np.float32), out=folder).path
 
 
 class Served:

@@ -48,9 +48,7 @@ def test_a14_over_the_limit_in_chunks(target: Any, refused: Any) -> None:
         for _ in range(11):
             yield b" " * 100
 
-    reply = target.client.post(
-        "/v1/models/small:predict", content=chunks(), headers={"content-type": "application/json"}
-    )
+    reply = target.client.post("/v1/models/small:predict", content=chunks(), headers={"content-type": "application/json"})
     refused(reply, 413, "body-too-large")
     assert reply.headers["connection"] == "close"
 

@@ -189,9 +189,7 @@ def test_a20_others_do_not_notice(patient: Any) -> None:
     with slow_clients(patient) as clients:
         for _ in range(50):
             assert patient.predict("sum", [[1, 2, 3]]).json() == {"predictions": [6.0]}
-        assert not any(
-            select.select([client.socket], [], [], 0)[0] for client in clients if client.socket.fileno() < 1_024
-        )
+        assert not any(select.select([client.socket], [], [], 0)[0] for client in clients if client.socket.fileno() < 1_024)
 
 
 def test_a20_a_thousand_of_them_are_let_go(worker: Any) -> None:

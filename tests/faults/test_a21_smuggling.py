@@ -96,17 +96,13 @@ def test_a21_no_upgrade(target: Any, lines: tuple[bytes, ...], body: bytes | Non
         reply = connection.reply()
         assert (reply.status, reply.body) == (200, b'{"status":"alive"}' if body is None else b'{"predictions":[6.0]}')
         connection.send(request(b"/nothing-there"))
-        assert (
-            [reply.status for reply in connection.replies()] == [] if reply.closes else connection.reply().status == 404
-        )
+        assert [reply.status for reply in connection.replies()] == [] if reply.closes else connection.reply().status == 404
 
 
 def test_a21_nothing_is_answered_behind_an_upgrade(target: Any) -> None:
     """Bytes after it in the same segment are read as HTTP or not at all."""
     with connected(target.port) as connection:
-        connection.send(
-            request(b"/livez", None, b"Connection: Upgrade", b"Upgrade: h2c") + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        )
+        connection.send(request(b"/livez", None, b"Connection: Upgrade", b"Upgrade: h2c") + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         statuses = [reply.status for reply in connection.replies()]
     assert statuses in ([200], [200, 400], [200, 505])
 

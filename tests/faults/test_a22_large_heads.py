@@ -62,9 +62,7 @@ def test_a22_a_long_address(target: Any) -> None:
      (b"GET / HTTP/1.1\r\nX-", b"a", 431), (b"G", b"E", 400)],
     ids=["address", "value", "headers", "name", "method"],
 )  # fmt: skip
-def test_a22_a_head_without_end(
-    target: Any, memory_mb: Callable[[], float], begin: bytes, more: bytes, status: int
-) -> None:
+def test_a22_a_head_without_end(target: Any, memory_mb: Callable[[], float], begin: bytes, more: bytes, status: int) -> None:
     """It is refused while it is being sent, and is not kept in memory."""
     before, sent = memory_mb(), 0
     with connected(target.port) as connection:

@@ -64,9 +64,7 @@ def test_a23_only_the_literal_path_is_a_route(target: Any, path: bytes) -> None:
     assert b" 404 " in _send(target, b"POST %b HTTP/1.1" % path, b"Host: localhost")[:20]
 
 
-@pytest.mark.parametrize(
-    "path", [b"/v1/models/sum%3Apredict", b"/v1/models/sum%3apredict", b"/v1/models/sum:predict?x=1"]
-)
+@pytest.mark.parametrize("path", [b"/v1/models/sum%3Apredict", b"/v1/models/sum%3apredict", b"/v1/models/sum:predict?x=1"])
 def test_a23_the_colon_may_be_escaped(target: Any, path: bytes) -> None:
     """Some clients escape the colon; a query is not part of the path."""
     assert b" 200 " in _send(target, b"POST %b HTTP/1.1" % path, b"Host: localhost")[:20]

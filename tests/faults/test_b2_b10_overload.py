@@ -39,9 +39,7 @@ def worker(start_worker: Callable[..., Any], make_plan: type[Any]) -> Any:
         policy = Policy(max_in_flight=places, timeout_ms=timeout_ms, batching=ONE_BY_ONE, placement=INLINE)
         plan.endpoint(name, [plan.package(number, "noting")], policy)
     plan.endpoint("sum", [plan.package(9)])
-    entries = [
-        KeyEntry(name, hashlib.sha256(text.encode()).hexdigest(), "predictor", None) for name, text in KEYS.items()
-    ]
+    entries = [KeyEntry(name, hashlib.sha256(text.encode()).hexdigest(), "predictor", None) for name, text in KEYS.items()]
     return start_worker(plan, snapshot=plan.snapshot(keys=tuple(entries))).wait_ready()
 
 
@@ -86,9 +84,7 @@ def totals(worker: Any) -> Totals:
 def outcomes(worker: Any, endpoint: str, outcome: str) -> int:
     """Number of an endpoint's requests with that outcome, whether or not a version got them."""
     counted = totals(worker)
-    answered = sum(
-        number for (bound, kind), number in counted.requests.items() if (bound.endpoint, kind) == (endpoint, outcome)
-    )
+    answered = sum(number for (bound, kind), number in counted.requests.items() if (bound.endpoint, kind) == (endpoint, outcome))
     return answered + counted.refused.get((endpoint, outcome), 0)
 
 

@@ -107,9 +107,7 @@ def test_c11_workers_that_outgrow_their_bound_are_replaced_without_a_failed_requ
 ) -> None:
     """Each worker gets a planted leak, faster than any request could cause; the bound ends the worker, and no request fails."""
     (tmp_path / "sitecustomize.py").write_text(LEAK)
-    served = serve(
-        cold=True, PYTHONPATH=str(tmp_path), LEAK=str(tmp_path / "leak"), ROADWORTHY_GATEWAY_WORKER_MEMORY_MB="250"
-    )
+    served = serve(cold=True, PYTHONPATH=str(tmp_path), LEAK=str(tmp_path / "leak"), ROADWORTHY_GATEWAY_WORKER_MEMORY_MB="250")
     first = served.workers()
     with Load(served.port) as load:
         load.goes_on()

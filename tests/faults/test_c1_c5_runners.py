@@ -81,9 +81,7 @@ def test_c1_a_failed_successor_does_not_replace_who_serves(start_runner: StartRu
 
 
 @pytest.mark.parametrize(("kind", "status"), [("segfault", -11), ("abort", -6)])
-def test_c2_c3_a_crash_fails_only_what_was_in_it(
-    start_runner: StartRunner, tmp_path: Path, kind: str, status: int
-) -> None:
+def test_c2_c3_a_crash_fails_only_what_was_in_it(start_runner: StartRunner, tmp_path: Path, kind: str, status: int) -> None:
     """The request that crashed its runner gets 503; requests that had not started wait, and are answered after the restart."""
     runner = start_runner(kind)
 
@@ -272,9 +270,7 @@ def test_what_a_killed_runner_left_is_swept(start_runner: StartRunner, tmp_path:
     left = f"{killed.address.name}.{killed.process.pid}"
     assert [path for path in killed.address.parent.iterdir() if path.name.startswith(left)]
     start_runner("sum").wait_shown()
-    eventually(
-        lambda: not [path for path in killed.address.parent.iterdir() if path.name.startswith(left)], "it is swept"
-    )
+    eventually(lambda: not [path for path in killed.address.parent.iterdir() if path.name.startswith(left)], "it is swept")
 
 
 def test_d2_a_runner_ends_with_its_parent(start_runner: StartRunner, tmp_path: Path) -> None:

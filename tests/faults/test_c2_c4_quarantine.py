@@ -35,8 +35,7 @@ class Machine:
         self.home = folder / "home"
         # workers execute code only if confinement is not required
         (folder / "roadworthy.toml").write_text(
-            "[gateway]\nworkers = 2\nport = 0\nmetrics_port = 0\n[control]\nport = 0\n"
-            '[general]\nconfinement = "best-effort"\n'
+            '[gateway]\nworkers = 2\nport = 0\nmetrics_port = 0\n[control]\nport = 0\n[general]\nconfinement = "best-effort"\n'
         )
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
         self.environment = {**clean, "ROADWORTHY_HOME": str(self.home)}
@@ -73,9 +72,7 @@ class Machine:
         self.packages = [rw.pack(m, name="sums", inputs=rows, out=folder / "dist", compile=False) for m in models]
         self.told = self.tell("up", "-d")
         context = json.loads((self.home / "context.json").read_text())
-        self.client = httpx.Client(
-            headers={"Authorization": f"Bearer {context['key']}"}, timeout=4 * DEADLINE_S, verify=NO_TLS
-        )
+        self.client = httpx.Client(headers={"Authorization": f"Bearer {context['key']}"}, timeout=4 * DEADLINE_S, verify=NO_TLS)
         for package in self.packages:
             self.tell("push", str(package.path), "--allow-code", package.digest)
 
@@ -173,9 +170,7 @@ def test_d2_runners_outlive_the_agent(machine: Machine) -> None:
     assert runner in [each["pid"] for each in machine.tell("status")["runners"]]
     agent = machine.agent()
     os.kill(agent, signal.SIGKILL)
-    eventually(
-        lambda: machine.agent() not in (0, agent) and machine.metric(r"roadworthy_runners\{.*READY") == 1, "it is back"
-    )
+    eventually(lambda: machine.agent() not in (0, agent) and machine.metric(r"roadworthy_runners\{.*READY") == 1, "it is back")
     for _ in range(50):
         assert machine.answer("steady") == 2.0
     assert machine.runners(0) == [runner]

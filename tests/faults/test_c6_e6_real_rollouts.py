@@ -52,9 +52,7 @@ def ten_times_as_slow(x: Any) -> Any:
     return x.sum(axis=1)
 
 
-def test_c6_a_canary_ten_times_as_slow_goes_back_and_callers_are_answered_in_time(
-    service: Service, folder: Path
-) -> None:
+def test_c6_a_canary_ten_times_as_slow_goes_back_and_callers_are_answered_in_time(service: Service, folder: Path) -> None:
     """It gets 1.5 times its capacity: requests that it cannot answer are refused in time. Other requests are unaffected."""
     rows = np.column_stack([np.arange(10.0), np.linspace(0.0, 1.0, 10), np.zeros(10)])
     with service.client() as client:
@@ -104,9 +102,7 @@ def silent_looks(seen: Rollout) -> int:
     return int(found[1]) if found else 0
 
 
-def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(
-    service: Service, sums: tuple[Cast, Sums]
-) -> None:
+def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(service: Service, sums: tuple[Cast, Sums]) -> None:
     """The state shows telemetry-lost in addition to the verdict, which stands; the step's time stops; callers notice nothing. The
     rollout continues when an agent reports again, even a different process, and each request counts once."""
     cast, traffic = sums

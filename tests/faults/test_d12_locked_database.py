@@ -109,8 +109,6 @@ def test_d12_the_data_plane_serves_from_what_it_has(
                 assert change.result().status_code == 503
             before = decode_snapshot((folder / "snapshot.json").read_bytes()).revision
             eventually(lambda: admin.delete("/api/v1/endpoints/line").status_code in (204, 404), "it is deleted")
-            eventually(
-                lambda: decode_snapshot((folder / "snapshot.json").read_bytes()).revision > before, "the change arrives"
-            )
+            eventually(lambda: decode_snapshot((folder / "snapshot.json").read_bytes()).revision > before, "the change arrives")
     finally:
         agent.stop()

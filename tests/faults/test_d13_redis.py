@@ -193,9 +193,7 @@ def test_d13_a_full_one_still_gives_what_it_has(start: Any, start_redis: Any) ->
     with redis.client() as client:
         client.config_set("maxmemory", "0")
     values = iter(range(1_000, 10_000))
-    eventually(
-        lambda: asked(worker, next(values)) and counted(worker, SHARED_CACHE)["stored"] >= 2, "it keeps answers again"
-    )
+    eventually(lambda: asked(worker, next(values)) and counted(worker, SHARED_CACHE)["stored"] >= 2, "it keeps answers again")
     tells(worker, "shared-cache-refuses", "shared-cache-keeps-again")
 
 

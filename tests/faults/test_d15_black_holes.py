@@ -100,9 +100,7 @@ CALLS: dict[str, Callable[[ControlLink, Path], Any]] = {
 
 @pytest.mark.parametrize("behave", ["trickle", "cut"])
 @pytest.mark.parametrize("call", list(CALLS))
-def test_d15_every_call_ends(
-    black_hole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behave: str, call: str
-) -> None:
+def test_d15_every_call_ends(black_hole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behave: str, call: str) -> None:
     """Even on an active connection, with an error that the agent retries."""
     monkeypatch.setattr(control, "_CALL_S", 0.4)
 

@@ -121,9 +121,7 @@ def test_d17_a_reader_sees_no_step_back_while_runs_are_folded(slab: Path) -> Non
     writer = SlotWriter(slab, 0)
     writer.take()
     rounds, runs = 600, 20
-    watcher = subprocess.Popen(
-        [sys.executable, "-c", WATCH, str(slab), str(rounds * runs)], stdout=subprocess.PIPE, text=True
-    )
+    watcher = subprocess.Popen([sys.executable, "-c", WATCH, str(slab), str(rounds * runs)], stdout=subprocess.PIPE, text=True)
     try:
         assert watcher.stdout is not None
         assert watcher.stdout.readline() == "looking\n"

@@ -83,9 +83,7 @@ def test_d18_a_worker_whose_log_is_never_read(
     assert worker.stop() == 0
 
 
-def test_d18_a_worker_whose_log_is_closed(
-    start_worker: Callable[..., Any], make_plan: Any, pipe: Pipe, tmp_path: Path
-) -> None:
+def test_d18_a_worker_whose_log_is_closed(start_worker: Callable[..., Any], make_plan: Any, pipe: Pipe, tmp_path: Path) -> None:
     """It continues to serve, and stops cleanly."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1), plan.package(2, "poison")])

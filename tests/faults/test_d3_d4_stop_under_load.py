@@ -77,9 +77,7 @@ def test_d3_the_probe_says_no_before_connections_are_refused(start_worker: Calla
     worker = start_worker(plan, drain_delay_s=DEADLINE_S).wait_ready()
     worker.process.send_signal(signal.SIGTERM)
     eventually(
-        lambda: (
-            httpx.get(f"http://127.0.0.1:{worker.port}/readyz", timeout=DEADLINE_S, verify=NO_TLS).status_code == 503
-        ),
+        lambda: httpx.get(f"http://127.0.0.1:{worker.port}/readyz", timeout=DEADLINE_S, verify=NO_TLS).status_code == 503,
         "the probe says no",
     )
     late = httpx.post(

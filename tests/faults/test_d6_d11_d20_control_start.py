@@ -52,9 +52,7 @@ def start(folder: Path, *, port: int = 0, fd: int | None = None) -> Started:
         "log_level": "warning",
     }
     log = tempfile.TemporaryFile()  # noqa: SIM115  `end` closes it
-    process = nursery(*MODULES).start(
-        ["-m", "roadworthy.control"], descriptors=[] if fd is None else [fd], stderr=log.fileno()
-    )
+    process = nursery(*MODULES).start(["-m", "roadworthy.control"], descriptors=[] if fd is None else [fd], stderr=log.fileno())
     assert process.stdin is not None
     process.stdin.write(json.dumps(document).encode() + b"\n")
     process.stdin.flush()

@@ -87,9 +87,7 @@ class Alternating(Fleet):
 
     def _frame(self, worker: WorkerReport) -> Telemetry:
         gateway = self.gateway
-        return Telemetry(
-            gateway.name, "boot-1", gateway.sequence, 1, (worker,), rollouts=self.counts(), run_times=self.run_times
-        )
+        return Telemetry(gateway.name, "boot-1", gateway.sequence, 1, (worker,), rollouts=self.counts(), run_times=self.run_times)
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +198,7 @@ def test_a_broken_canary_goes_back_whichever_control_plane_gets_the_frames(
     assert current(admins[0])["outcome"] == "rolled-back"
 
 
-def test_e9_two_that_start_at_once_get_one_rollout(
-    admins: tuple[httpx.Client, httpx.Client], fleet: Alternating
-) -> None:
+def test_e9_two_that_start_at_once_get_one_rollout(admins: tuple[httpx.Client, httpx.Client], fleet: Alternating) -> None:
     """At two control planes at the same moment, many times: one begins, the other answers with that rollout."""
     together = threading.Barrier(2)
     replies: list[httpx.Response] = []

@@ -67,9 +67,7 @@ def test_g10_up_serves_without_the_database_and_heals(machine: Machine) -> None:
     assert not file.exists()
     aside.rename(file)
     ready = f"{machine.context()['control_url']}/readyz"
-    eventually(
-        lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back"
-    )
+    eventually(lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back")
     assert machine.run("status").returncode == 0
     assert machine.tell("endpoint", "list")[0]["version"] == "line:1"
     assert asked(machine) == 200

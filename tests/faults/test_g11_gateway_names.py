@@ -56,9 +56,7 @@ def test_g11_a_key_that_names_another_is_refused_and_audited(control: Any, admin
     assert sorted(refusals(admin)) == sorted(("other", name) for name in foreign)
 
 
-def test_g11_an_instance_is_the_keys_name_and_its_own(
-    control: Any, admin: httpx.Client, gateway: Any, other: Any
-) -> None:
+def test_g11_an_instance_is_the_keys_name_and_its_own(control: Any, admin: httpx.Client, gateway: Any, other: Any) -> None:
     """However the gateway writes its name; instances of the same name of two keys are different."""
     key_id = next(key["id"] for key in admin.get("/api/v1/keys").json()["items"] if key["name"] == "other")
     for name in ("gw-1", "other/gw-1", f"{key_id}/gw-1"):
@@ -98,9 +96,7 @@ def test_g11_names_of_keys(admin: httpx.Client, other: Any) -> None:
         assert (reply.status_code, reply.json()["code"]) == (status, code)
 
 
-def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(
-    admin: httpx.Client, gateway: Any, push: Any
-) -> None:
+def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(admin: httpx.Client, gateway: Any, push: Any) -> None:
     """No new epoch: the alert and the audit entry name the gateway and the command, and all endpoints stay served."""
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})

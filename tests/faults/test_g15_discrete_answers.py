@@ -133,9 +133,7 @@ def test_g15_a_canary_that_moves_twenty_points_of_the_labels_is_held(case: str, 
 def test_g15_few_whole_numbers_of_inputs_and_labels_are_categories_too(tmp_path: Path) -> None:
     """Everywhere: counts of inputs, a column of flags, the true labels."""
     x = np.column_stack([np.arange(400) % 3, (np.arange(400) % 10 == 0).astype(float), np.linspace(0, 1, 400)])
-    package = rw.pack(
-        lambda rows: rows[:, 0], name="m", inputs=x, labels=x[:, 1].astype(int), out=tmp_path, compile=False
-    )
+    package = rw.pack(lambda rows: rows[:, 0], name="m", inputs=x, labels=x[:, 1].astype(int), out=tmp_path, compile=False)
     profile = open_package(package.path).profile
     kinds = [column["bins"]["kind"] for column in profile["inputs"]]
     assert kinds == ["category", "category", "number"]

@@ -33,10 +33,7 @@ def test_g16_sixteen_percent_slow_against_six_waits_and_then_goes_back(samples: 
     assert early.outcome == HOLD
     if samples == 100:
         assert early.code == "not-shown"
-        assert (
-            "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well. Its rate is at most"
-            in early.text
-        )
+        assert "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well. Its rate is at most" in early.text
         assert "and must be shown to be below 0.0938, or: E" in early.text
     late = judged(plan, (10 * samples, 10 * samples * 16 // 100), (90 * samples, 90 * samples * 6 // 100))
     assert (late.outcome, late.code) == (FAIL, "worse")
@@ -45,9 +42,7 @@ def test_g16_sixteen_percent_slow_against_six_waits_and_then_goes_back(samples: 
 def test_g16_no_path_of_it_ever_passes_a_step() -> None:
     """300 rollouts with a look every ten seconds: each is rolled back as worse, or inconclusive if the deadline is near."""
     for deadline, allowed in (("1d", {Ending.ROLLED_BACK}), ("4m", {Ending.ROLLED_BACK, Ending.INCONCLUSIVE})):
-        plan = read_plan(
-            f"strategy: canary\nsteps: [10, 50, 100]\nhold: 1m\ncriteria: [errors, slow]\ndeadline: {deadline}"
-        )
+        plan = read_plan(f"strategy: canary\nsteps: [10, 50, 100]\nhold: 1m\ncriteria: [errors, slow]\ndeadline: {deadline}")
         found = rollouts(np.random.default_rng(16), plan, Rates((0.0, 0.0), (0.06, 0.16)), 150)
         assert {each.ending for each in found} <= allowed, Counter(each.ending for each in found)
 

@@ -48,9 +48,7 @@ def work(machine: Machine, package: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_g19_nothing_in_the_home_folder_is_open_to_others(
-    tmp_path: Path, make_package: Callable[..., Path], umask: int
-) -> None:
+def test_g19_nothing_in_the_home_folder_is_open_to_others(tmp_path: Path, make_package: Callable[..., Path], umask: int) -> None:
     """Database, journal, blobs, logs, sockets, snapshot, packages, records, pid files: while it runs and after it stopped."""
     machine = Machine(tmp_path, umask=umask)
     work(machine, make_package())
@@ -79,18 +77,14 @@ def test_g19_what_an_earlier_release_left_open_is_closed(tmp_path: Path) -> None
     source.write_bytes(b"x")
     store.put("records/local/a.parquet", source)
     source.unlink()
-    assert sorted(path.name for path in file.parent.iterdir()) == [
-        f"roadworthy.db{end}" for end in ("", "-shm", "-wal")
-    ]
+    assert sorted(path.name for path in file.parent.iterdir()) == [f"roadworthy.db{end}" for end in ("", "-shm", "-wal")]
     assert open_to_others(file.parent) == []
     assert not blobs.stat().st_mode & stat.S_IRWXO
     assert open_to_others(blobs / "records") == []
     database.close()
 
 
-def test_g19_a_user_without_a_home_folder_is_told_what_to_set(
-    tmp_path: Path, make_package: Callable[..., Path]
-) -> None:
+def test_g19_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, make_package: Callable[..., Path]) -> None:
     """Commands that need no home folder work; the others end with one clear error."""
     machine = Machine(tmp_path, under=(*STRANGER, "--unset=ROADWORTHY_HOME"))
     assert machine.run("inspect", str(make_package())).returncode == 0

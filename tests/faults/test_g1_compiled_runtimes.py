@@ -159,10 +159,7 @@ def test_g1_integers_beyond_what_float64_holds_do_not_change_sides(tmp_path: Pat
     model = RandomForestClassifier(5, random_state=0).fit(rows, rows["ns"] > 1_750_000_000_000_000_000)
     package = rw.pack(model, name="times", inputs=rows, out=tmp_path)
     edges = [
-        int(t)
-        for tree in model.estimators_
-        for f, t in zip(tree.tree_.feature, tree.tree_.threshold, strict=True)
-        if f == 0
+        int(t) for tree in model.estimators_ for f, t in zip(tree.tree_.feature, tree.tree_.threshold, strict=True) if f == 0
     ]
     near = [edge + step for edge in edges[:20] for step in (-(2**36), -1, 0, 1, 2**36, 2**36 + 1)]
     asked = pd.DataFrame({"ns": near, "n": 0.0})

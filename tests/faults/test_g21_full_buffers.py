@@ -58,9 +58,7 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
         ask(20)
         eventually(lambda: recorded() == asked - lost, "all later ones arrive")
         assert agent.metrics()["roadworthy_records_lost_total"] == lost
-        over = eventually(
-            lambda: [line for line in log() if line["event"] == "records-kept-again"], "the log tells the end"
-        )
+        over = eventually(lambda: [line for line in log() if line["event"] == "records-kept-again"], "the log tells the end")
         assert [line["dropped"] for line in over] == [lost]
     finally:
         agent.stop()

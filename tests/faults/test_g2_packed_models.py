@@ -175,9 +175,7 @@ def test_every_golden_row_is_asked_alone(tmp_path: Path) -> None:
 
     def planted(batch: Any) -> Any:
         alone = batch.rows == 1 and batch.blocks[0].mask is not None and batch.blocks[0].mask.all()
-        return run(
-            batch if not alone else type(batch)(batch.layout, 1, (type(batch.blocks[0])(batch.blocks[0].values + 1),))
-        )
+        return run(batch if not alone else type(batch)(batch.layout, 1, (type(batch.blocks[0])(batch.blocks[0].values + 1),)))
 
     constructed.run = planted
     with pytest.raises(ProofFailed) as refused:
@@ -224,9 +222,7 @@ def _asked(client: Any, frame: Any) -> list[Any]:
     replies = [
         client.post(predict, json={"instances": records}),
         client.post(predict, content=text.getvalue(), headers={"content-type": "text/csv"}),
-        client.post(
-            predict, content=_arrow(words, numbers), headers={"content-type": "application/vnd.apache.arrow.stream"}
-        ),
+        client.post(predict, content=_arrow(words, numbers), headers={"content-type": "application/vnd.apache.arrow.stream"}),
     ]
     assert [reply.status_code for reply in replies] == [200, 200, 200], [reply.text for reply in replies]
     found = [[answer["probabilities"] for answer in reply.json()["predictions"]] for reply in replies]

@@ -119,9 +119,7 @@ def test_any_mixture_of_columns_is_received_as_in_training(data: st.DataObject) 
     asked_as_in_training(Capturing(sample), sample, rows, [data.draw(st.sampled_from(sorted(PATHS)))])
 
 
-@pytest.mark.parametrize(
-    "kind", ["str", "string of python", "float32", "Int64", "boolean", "time in us", "category of int"]
-)
+@pytest.mark.parametrize("kind", ["str", "string of python", "float32", "Int64", "boolean", "time in us", "category of int"])
 def test_a_column_that_is_missing_throughout_has_its_type(kind: str) -> None:
     """The type defines what a value would be; a request may contain one."""
     sample = _in_frame(PANDAS[kind])([True, True, True])
@@ -184,9 +182,7 @@ def test_what_a_model_writes_into_its_rows_changes_no_request() -> None:
         fields, container = infer_inputs(sample)
         batch = to_batch(Layout(fields), sample)
         before = [block.values.copy() for block in batch.blocks]
-        native = NativeLoaded(
-            _overwrite, Signature(fields, (Field("y", DType.INT64),), container, form_of(sample)), 1, None
-        )
+        native = NativeLoaded(_overwrite, Signature(fields, (Field("y", DType.INT64),), container, form_of(sample)), 1, None)
         native.run(batch)
         assert all((block.values == kept).all() for block, kept in zip(batch.blocks, before, strict=True))
 

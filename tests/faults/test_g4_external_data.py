@@ -59,9 +59,7 @@ def test_g14_a_graph_with_external_tensors_is_packed_and_served(package: Package
     constructed = construct(unpack(package.path, tmp_path / "unpacked"))
     assert prove(constructed).rows == 8
     inputs, _ = package.golden()
-    np.testing.assert_allclose(
-        constructed.run(inputs).column("y")[0], inputs.blocks[0].values @ WEIGHTS * 0.5, rtol=1e-6
-    )
+    np.testing.assert_allclose(constructed.run(inputs).column("y")[0], inputs.blocks[0].values @ WEIGHTS * 0.5, rtol=1e-6)
 
 
 def test_g14_a_missing_file_is_named_with_the_line_that_writes_it(tmp_path: Path) -> None:

@@ -105,9 +105,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlProcess
     process.kill()
 
 
-def test_g4_nothing_forged_is_registered(
-    control: ControlProcess, forged: tuple[Path, str], tmp_path: Path, mark: Path
-) -> None:
+def test_g4_nothing_forged_is_registered(control: ControlProcess, forged: tuple[Path, str], tmp_path: Path, mark: Path) -> None:
     """Pushed over HTTP, with its code allowed and not."""
     folder, digest = forged
     packed = put_together(folder, tmp_path / "forged.rw").read_bytes()
@@ -185,9 +183,7 @@ def test_g4_a_package_under_the_name_of_another_is_not_loaded(honest: dict[str, 
     refused(lambda: facts_of(package_folder(tmp_path, wanted), wanted), "package-damaged")
 
 
-def test_g4_a_framework_that_is_not_known_is_shown_and_never_constructed(
-    honest: dict[str, Package], tmp_path: Path
-) -> None:
+def test_g4_a_framework_that_is_not_known_is_shown_and_never_constructed(honest: dict[str, Package], tmp_path: Path) -> None:
     """A package of a later release can be inspected; the kind of its files is unknown, so none of it runs."""
     manifest = take_apart(honest["graph"].path, tmp_path / "later")
     manifest["runtimes"][0]["framework"] = "keras"

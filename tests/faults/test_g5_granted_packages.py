@@ -87,9 +87,7 @@ def ask(machine: Machine) -> httpx.Response:
     context = machine.context()
     url = f"{context['gateway_url']}/v1/models/needy:predict"
     headers = {"Authorization": f"Bearer {context['key']}"}
-    return httpx.post(
-        url, json={"instances": [[2.0, 0.0], [4.0, 0.0]]}, headers=headers, timeout=DEADLINE_S, verify=NO_TLS
-    )
+    return httpx.post(url, json={"instances": [[2.0, 0.0], [4.0, 0.0]]}, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
 
 
 def code(machine: Machine, *arguments: str) -> str:
@@ -126,9 +124,7 @@ def test_g5_a_granted_package_works_from_push_to_prediction(machine: Machine, fa
         def told() -> Any:
             workers = machine.tell("status")["gateways"][0]["workers"]
             versions = [version for worker in workers or () for version in worker["versions"]]
-            return [version["code"] for version in versions if version["digest"] == package.digest] == [
-                "grant-not-allowed"
-            ]
+            return [version["code"] for version in versions if version["digest"] == package.digest] == ["grant-not-allowed"]
 
         eventually(told, "the gateway says why it does not run the version")
         assert ask(machine).status_code == 503

@@ -45,20 +45,14 @@ def around(request: pytest.FixtureRequest) -> Iterator[Surroundings]:
             yield made
 
 
-def said(
-    around: Surroundings, command: list[str], *grants: str, without: tuple[str, ...] = (), policy: str = REQUIRED
-) -> str:
+def said(around: Surroundings, command: list[str], *grants: str, without: tuple[str, ...] = (), policy: str = REQUIRED) -> str:
     """The output of a process with these grants; empty when it fails."""
     return around.run(around.confined([around.python, *command], policy, grants), *without).stdout.strip()
 
 
 def found(around: Surroundings, *grants: str) -> set[str]:
     """The findings of the hostile probe with these grants."""
-    return set(
-        json.loads(
-            said(around, ["-P", str(around.folder / "package" / "probe.py"), json.dumps(around.target)], *grants)
-        )
-    )
+    return set(json.loads(said(around, ["-P", str(around.folder / "package" / "probe.py"), json.dumps(around.target)], *grants)))
 
 
 def ways(around: Surroundings, *grants: str, without: tuple[str, ...] = (), policy: str = REQUIRED) -> set[str]:

@@ -150,9 +150,7 @@ def test_g5_where_code_cannot_be_confined_it_is_refused(start: Start, tmp_path: 
 
 
 @pytest.mark.parametrize("policy", [REQUIRED, BEST_EFFORT])
-def test_g5_a_machine_that_does_not_allow_a_grant_does_not_run_the_version(
-    start: Start, tmp_path: Path, policy: str
-) -> None:
+def test_g5_a_machine_that_does_not_allow_a_grant_does_not_run_the_version(start: Start, tmp_path: Path, policy: str) -> None:
     """Grants given elsewhere are limited by this machine's own setting; callers get the reason as a code."""
     _, _, digest = start("code", policy, grants=("network",), allowed=("tcp:5432",))
 

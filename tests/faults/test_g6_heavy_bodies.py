@@ -52,9 +52,7 @@ MOST_BUILT = 160 << 20
 def chooser(heavy: Heavy, *, on_loop: bool = False) -> Any:
     """The codecs of the path to which the body is sent."""
     return (
-        OpenInference("e", SIGNATURE, Policy(), on_loop=on_loop)
-        if heavy.is_v2
-        else Formats(SIGNATURE, Policy(), on_loop=on_loop)
+        OpenInference("e", SIGNATURE, Policy(), on_loop=on_loop) if heavy.is_v2 else Formats(SIGNATURE, Policy(), on_loop=on_loop)
     )
 
 
@@ -191,9 +189,7 @@ def readers(runner: asyncio.Runner) -> Iterator[Readers]:
     found.close()
 
 
-@pytest.mark.parametrize(
-    "name", [*LEGALS, "JSON: five million empty lists", "CSV: quotes", "V2 JSON: a million outputs"]
-)
+@pytest.mark.parametrize("name", [*LEGALS, "JSON: five million empty lists", "CSV: quotes", "V2 JSON: a million outputs"])
 def test_g6_a_reader_process_gives_the_same_result(name: str, runner: asyncio.Runner, readers: Readers) -> None:
     """The same rows, the same refusal with its code, message and facts."""
     heavy = BODIES[name]
@@ -410,9 +406,7 @@ def test_g6_the_largest_legal_bodies_are_answered(name: str, worker: Any) -> Non
     assert np.allclose(totals, numbers().sum(axis=1))
 
 
-@pytest.mark.parametrize(
-    "name", ["JSON: 900,000 columns", "JSON: five million empty objects", "CSV: a head of a million names"]
-)
+@pytest.mark.parametrize("name", ["JSON: 900,000 columns", "JSON: five million empty objects", "CSV: a head of a million names"])
 def test_g6_a_worker_refuses_what_is_too_much(name: str, worker: Any) -> None:
     """With one clear error, and without reading any of it in the worker."""
     heavy = BODIES[name]

@@ -56,12 +56,8 @@ PANDAS: dict[str, Callable[[Sequence[bool]], Any]] = {
     "arrow float": _series(FLOATS, None, pd.ArrowDtype(pa.float64())),
     "arrow bool": _series(FLAGS, None, pd.ArrowDtype(pa.bool_())),
     "arrow time": lambda gaps: _series(TIMES, None, "datetime64[ms]")(gaps).astype(pd.ArrowDtype(pa.timestamp("ms"))),
-    "arrow date": lambda gaps: (
-        _series(TIMES, None, "datetime64[s]")(gaps).dt.floor("D").astype(pd.ArrowDtype(pa.date32()))
-    ),
-    "arrow zoned time": lambda gaps: _zoned("us", "Asia/Tokyo")(gaps).astype(
-        pd.ArrowDtype(pa.timestamp("us", "Asia/Tokyo"))
-    ),
+    "arrow date": lambda gaps: _series(TIMES, None, "datetime64[s]")(gaps).dt.floor("D").astype(pd.ArrowDtype(pa.date32())),
+    "arrow zoned time": lambda gaps: _zoned("us", "Asia/Tokyo")(gaps).astype(pd.ArrowDtype(pa.timestamp("us", "Asia/Tokyo"))),
     **{
         f"objects of {what} and {name}": _series(values, mark, object)
         for what, values in {"text": TEXT, "int": NUMBERS, "float": FLOATS, "bool": FLAGS}.items()
@@ -332,9 +328,7 @@ def asks(path: str, signature: Signature, batch: Batch) -> bool:
     text = any(field.dtype is DType.STRING and field.nullable for field in signature.inputs)
     plain = not any(field.shape for field in signature.inputs)
     if path == "CSV":
-        empty = any(
-            "" in batch.column_at(n)[0].tolist() for n, f in enumerate(signature.inputs) if f.dtype is DType.STRING
-        )
+        empty = any("" in batch.column_at(n)[0].tolist() for n, f in enumerate(signature.inputs) if f.dtype is DType.STRING)
         return plain and not (text and empty)
     if path == "Arrow":
         return plain or signature.inputs[0].dtype is not DType.STRING

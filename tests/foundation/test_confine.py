@@ -75,9 +75,7 @@ def test_the_command_line_holds_the_plan_or_says_where_it_is() -> None:
     assert launcher._EXIT_REFUSED == EXIT_REFUSED
 
 
-@pytest.mark.parametrize(
-    "name", ["AWS_SECRET_ACCESS_KEY", "ROADWORTHY_KEY", "HF_TOKEN", "TF_VAR_password", "DATABASE_URL"]
-)
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "ROADWORTHY_KEY", "HF_TOKEN", "TF_VAR_password", "DATABASE_URL"])
 def test_no_secret_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables whose names suggest a secret."""
     monkeypatch.setenv(name, "secret")

@@ -119,10 +119,7 @@ def test_g8_helpers_that_tidy_up_do_so_before_they_end() -> None:
 
 def test_g8_those_who_ignore_signals_end_too() -> None:
     """And stopped processes."""
-    code = (
-        "child = subprocess.Popen(['sh', '-c', \"trap '' TERM INT HUP; kill -STOP $$; sleep 600\"])\n"
-        "print(child.pid, end='')"
-    )
+    code = "child = subprocess.Popen(['sh', '-c', \"trap '' TERM INT HUP; kill -STOP $$; sleep 600\"])\nprint(child.pid, end='')"
     with root(code) as (process, (child,)):
         family = Descendants.of(process.pid)
         process.send_signal(signal.SIGSTOP)

@@ -23,9 +23,7 @@ def test_a_write_replaces_the_whole_and_sets_the_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_bytes_and_no_rest(
-    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_bytes_and_no_rest(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that refuses to flush or to rename costs the new bytes, never the old ones."""
     path = tmp_path / "f"
     path.write_bytes(b"old")

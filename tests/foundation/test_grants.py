@@ -13,9 +13,9 @@ from roadworthy.foundation.confine.grants import LONGEST_GRANT, MOST_GRANTS, che
 from roadworthy.foundation.confine.plan import Bounds, make_plan, refusal
 from roadworthy.foundation.errors import InvalidRequest, PackageRefused
 
-NAMES = st.text(
-    st.characters(categories=("L", "N", "P", "Zs"), exclude_characters="/"), min_size=1, max_size=20
-).filter(lambda name: name.isprintable() and name not in (".", "..", "dev"))
+NAMES = st.text(st.characters(categories=("L", "N", "P", "Zs"), exclude_characters="/"), min_size=1, max_size=20).filter(
+    lambda name: name.isprintable() and name not in (".", "..", "dev")
+)
 PATHS = st.lists(NAMES, max_size=6).map(lambda parts: "/" + "/".join(parts))
 GOOD = st.one_of(
     PATHS.map("read:{}".format),

@@ -95,9 +95,7 @@ def test_g8_a_signal_to_a_fork_does_not_reach_its_parents_loop() -> None:
 
 def test_g8_a_model_keeps_its_own_handlers_in_its_forks() -> None:
     """Only the handlers of this process are reset."""
-    code = (
-        "host.begin_hosting()\nhost.hear_stop(print)\nsignal.signal(signal.SIGTERM, lambda *_: said.append(1))\n" + FORK
-    )
+    code = "host.begin_hosting()\nhost.hear_stop(print)\nsignal.signal(signal.SIGTERM, lambda *_: said.append(1))\n" + FORK
     assert run(code) == (0, "7 0")
 
 

@@ -27,9 +27,7 @@ def test_a_second_holder_is_refused_and_kill_9_frees(tmp_path: Path) -> None:
     """The error names the process that holds the file; after kill -9 the file can be held at once."""
     path = tmp_path / "supervisor.pid"
     assert running_pid(path) is None
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"

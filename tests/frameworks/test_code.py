@@ -61,9 +61,7 @@ def test_modules_of_the_users_own_travel_along(project: Path, tmp_path: Path) ->
     """An importable function, with what it uses from other modules of the project, relative and absolute."""
     clean = "import constants\nfrom . import inner\n\ndef clean(x):\n    return inner.twice(x) + constants.ONE\n"
     inner = "def twice(x):\n    return 2 * x\n"
-    write(
-        project, {"mine/__init__.py": "", "mine/clean.py": clean, "mine/inner.py": inner, "constants.py": "ONE = 1\n"}
-    )
+    write(project, {"mine/__init__.py": "", "mine/clean.py": clean, "mine/inner.py": inner, "constants.py": "ONE = 1\n"})
     (tmp_path / "saved").mkdir()
     saved = save_callable(importlib.import_module("mine.clean").clean, tmp_path / "saved")
     assert (saved.carries_code, saved.trust) == (True, "pickle")

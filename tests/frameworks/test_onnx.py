@@ -32,9 +32,7 @@ def graph(nodes: list[Any], inputs: dict[str, tuple[int, list[Any]]], outputs: d
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-SOFTMAX = graph(
-    [helper.make_node("Softmax", ["x"], ["p"], axis=1)], {"x": (FLOAT, [None, 2])}, {"p": (FLOAT, [None, 2])}
-)
+SOFTMAX = graph([helper.make_node("Softmax", ["x"], ["p"], axis=1)], {"x": (FLOAT, [None, 2])}, {"p": (FLOAT, [None, 2])})
 ECHO = graph([helper.make_node("Identity", ["x"], ["y"])], {"x": (DOUBLE, [None, 2])}, {"y": (DOUBLE, [None, 2])})
 COMPILED = {
     "file": "model.onnx",
@@ -107,9 +105,7 @@ def test_a_tensor_goes_in_as_it_is(tmp_path: Path) -> None:
     model = graph([helper.make_node("Neg", ["x"], ["y"])], {"x": (FLOAT, [None, 2, 3])}, {"y": (FLOAT, [None, 2, 3])})
     case = case_of(FRAMEWORK, model, np.arange(24, dtype=np.float32).reshape(4, 2, 3))
     loaded = case.load(tmp_path)
-    np.testing.assert_array_equal(
-        loaded.run(case.rows.slice(1, 2)).column("y")[0], -case.rows.slice(1, 2).blocks[0].values
-    )
+    np.testing.assert_array_equal(loaded.run(case.rows.slice(1, 2)).column("y")[0], -case.rows.slice(1, 2).blocks[0].values)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +132,7 @@ def test_damaged_graphs_are_refused(tmp_path: Path, data: bytes) -> None:
     """With a code, and without ONNX Runtime's own words, which name paths."""
     (tmp_path / "model.onnx").write_bytes(data)
     with pytest.raises(PackageRefused) as caught:
-        FRAMEWORK.load(
-            ModelFolder(tmp_path), {"file": "model.onnx"}, Signature(AB, (PROBABILITIES,), Container.ARRAY), 1, None
-        )
+        FRAMEWORK.load(ModelFolder(tmp_path), {"file": "model.onnx"}, Signature(AB, (PROBABILITIES,), Container.ARRAY), 1, None)
     assert caught.value.code == "graph-invalid"
 
 

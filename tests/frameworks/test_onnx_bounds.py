@@ -227,9 +227,7 @@ def nested(depth: int) -> Any:
         out = helper.make_tensor_value_info(f"z{number}", FLOAT, None)
         both = {"then_branch": inner, "else_branch": inner if number < 5 else branch("e")}
         inner = helper.make_graph([node("If", ["yes"], [f"z{number}"], **both)], f"g{number}", [], [out])
-    return model(
-        [node("If", ["yes"], ["y"], then_branch=inner, else_branch=branch("e"))], constants={"yes": np.array(True)}
-    )
+    return model([node("If", ["yes"], ["y"], then_branch=inner, else_branch=branch("e"))], constants={"yes": np.array(True)})
 
 
 def tree(true: list[int], false: list[int], kind: str = "TreeEnsembleRegressor") -> Any:
@@ -324,9 +322,7 @@ UNBOUNDED: dict[str, tuple[Callable[[], Any], str]] = {
         "square of the rows",
     ),
     "wide one hot": (
-        lambda: model(
-            [node("OneHotEncoder", ["x"], ["y"], domain="ai.onnx.ml", cats_int64s=list(range(5000)))], kind=INT
-        ),
+        lambda: model([node("OneHotEncoder", ["x"], ["y"], domain="ai.onnx.ml", cats_int64s=list(range(5000)))], kind=INT),
         "memory",
     ),
     "constants that stretch": (

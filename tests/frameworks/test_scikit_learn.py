@@ -74,9 +74,7 @@ def test_ties_fall_as_predict_says() -> None:
     linear.coef_, linear.intercept_ = np.array([[1e-17, 0, 0, 0]]), np.array([0.0])
     rows = np.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [0.0, 0, 0, 0]])
     assert (linear.predict_proba(rows) == 0.5).all()
-    assert (
-        FRAMEWORK.answer(linear, rows)["label"].tolist() == linear.predict(rows).tolist() == ["late", "early", "early"]
-    )
+    assert FRAMEWORK.answer(linear, rows)["label"].tolist() == linear.predict(rows).tolist() == ["late", "early", "early"]
 
 
 def test_a_class_that_decides_otherwise_is_asked() -> None:
@@ -135,9 +133,7 @@ def test_classes_of_the_users_own_travel_in_the_pickle(tmp_path: Path) -> None:
 
 def test_a_loaded_forest_starts_no_more_threads_than_allowed(tmp_path: Path) -> None:
     """`n_jobs` of the saved estimator does not count in a server."""
-    case = case_of(
-        FRAMEWORK, make_pipeline(Doubler(), RandomForestClassifier(4, n_jobs=-1, random_state=0)).fit(X, TWO), X
-    )
+    case = case_of(FRAMEWORK, make_pipeline(Doubler(), RandomForestClassifier(4, n_jobs=-1, random_state=0)).fit(X, TWO), X)
     loaded = case.load(tmp_path, threads=2)
     answer: Any = loaded._answer  # type: ignore[attr-defined]
     model = answer.__closure__[[name == "model" for name in answer.__code__.co_freevars].index(True)].cell_contents

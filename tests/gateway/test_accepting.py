@@ -57,9 +57,7 @@ class Machine:
             "folder": str(self.folder), "fd": self.listener.fileno(), "slot": slot, "slab": str(self.slab),
             "models": self.plan.models, "keep_alive_s": 10 * DEADLINE_S, "header_timeout_s": 10 * DEADLINE_S,
         }  # fmt: skip
-        worker = subprocess.Popen(
-            [sys.executable, str(PLANTED_WORKER)], stdin=subprocess.PIPE, pass_fds=[self.listener.fileno()]
-        )
+        worker = subprocess.Popen([sys.executable, str(PLANTED_WORKER)], stdin=subprocess.PIPE, pass_fds=[self.listener.fileno()])
         assert worker.stdin is not None
         worker.stdin.write(json.dumps(document).encode() + b"\n")
         worker.stdin.flush()

@@ -96,9 +96,7 @@ def test_g6_a_codec_adds_to_answers_of_any_length(codec: Any, rows: int) -> None
     play(scene)
 
 
-@pytest.mark.parametrize(
-    ("codec", "steps"), [*((codec, False) for codec in WHOLE), (StampedInSteps, True), (PredictJson, True)]
-)
+@pytest.mark.parametrize(("codec", "steps"), [*((codec, False) for codec in WHOLE), (StampedInSteps, True), (PredictJson, True)])
 def test_g6_which_codecs_write_in_steps(codec: Any, steps: bool) -> None:
     """`encode` returns the whole answer in any case."""
     protocol = bind(codec)

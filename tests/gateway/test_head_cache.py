@@ -120,9 +120,7 @@ def test_a_known_head_and_the_next_request_in_one_segment(worker: Any) -> None:
         assert show(ask(connection, HEADS[1]))[1] == {"predictions": [15]}
 
 
-def test_what_changes_counts_at_once(
-    start_worker: Any, make_plan: type[Any], planted_agent: Any, tmp_path: Path
-) -> None:
+def test_what_changes_counts_at_once(start_worker: Any, make_plan: type[Any], planted_agent: Any, tmp_path: Path) -> None:
     """On connections with cached heads: another version answers, and a revoked key and a removed endpoint are refused."""
     plan = make_plan()
     first, second = plan.package(1), plan.package(2)

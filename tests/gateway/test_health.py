@@ -52,9 +52,7 @@ def totals(worker: Any) -> Totals:
 
 
 @pytest.fixture
-def serve(
-    start_worker: Callable[..., Any], make_plan: Any, moody: tuple[Any, Path], tmp_path: Path
-) -> Callable[..., Any]:
+def serve(start_worker: Callable[..., Any], make_plan: Any, moody: tuple[Any, Path], tmp_path: Path) -> Callable[..., Any]:
     """Starts a worker with the package at endpoints e and f."""
     package, mood = moody
     mood.write_text("right")
@@ -85,9 +83,7 @@ def test_a_version_that_goes_wrong_makes_the_probe_say_no(
     eventually(lambda: totals(worker).probes[label, "ok"] >= 3, "it is checked")
     assert worker.client.get("/v2/models/e/ready").json() == {"name": "e", "ready": True}
     mood.write_text(word)
-    probe = eventually(
-        lambda: (reply := worker.client.get("/readyz")).status_code == 503 and reply, "the probe says no"
-    )
+    probe = eventually(lambda: (reply := worker.client.get("/readyz")).status_code == 503 and reply, "the probe says no")
     assert probe.json() == {
         "ready": False, "reason": "wrong-answers", "endpoints": 2, "missing": [], "unhealthy": ["e", "f"],
     }  # fmt: skip

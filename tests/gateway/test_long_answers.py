@@ -322,9 +322,7 @@ class Edge:
 
     def __post_init__(self) -> None:
         self.scheduler = StepScheduler(asyncio.get_running_loop())
-        cells = SimpleNamespace(
-            in_flight=SimpleNamespace(add=self._fly), observe=lambda code, *_: self.codes.append(code)
-        )
+        cells = SimpleNamespace(in_flight=SimpleNamespace(add=self._fly), observe=lambda code, *_: self.codes.append(code))
         version = SimpleNamespace(leases=self.leases, digest="d", runtime="r")
         variant = SimpleNamespace(
             version=version,
@@ -336,9 +334,7 @@ class Edge:
         )
         endpoint: Any = SimpleNamespace(
             entry=SimpleNamespace(name="e", generation=1, policy=Policy()),
-            admission=SimpleNamespace(
-                identify=lambda _: "", enter=partial(self._count, 1), leave=partial(self._count, -1)
-            ),
+            admission=SimpleNamespace(identify=lambda _: "", enter=partial(self._count, 1), leave=partial(self._count, -1)),
             assignment=None,
             split=SimpleNamespace(choose=lambda _: variant),
         )
@@ -504,9 +500,7 @@ class Doubling:
 
 
 @pytest.mark.parametrize(("seconds", "runs"), [(3_600.0, [8, 1, 1, 7]), (0.0, [1] * 17)])
-def test_g6_long_bodies_that_come_together_run_together(
-    seconds: float, runs: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_g6_long_bodies_that_come_together_run_together(seconds: float, runs: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are read in one iteration: like short ones, of which the first runs at once if the last one came alone. The
     negative control reads one body in an iteration."""
     monkeypatch.setattr(module, "_READS_S", seconds)

@@ -94,10 +94,7 @@ def test_g13_nginx_as_the_page_has_it(behind: Behind) -> None:
         assert reply.json() == {"predictions": [6.0]}
         assert reply.headers["x-request-id"] == "mine-1"
     assert [client.get(path).status_code for path in PATHS] == [200] * 4
-    assert (
-        "connection" not in client.get("/v1/models").headers
-        or client.get("/v1/models").headers["connection"] == "keep-alive"
-    )
+    assert "connection" not in client.get("/v1/models").headers or client.get("/v1/models").headers["connection"] == "keep-alive"
     parts = (LARGE[start : start + 100_000] for start in range(0, len(LARGE), 100_000))
     for large in (LARGE, parts):
         reply = client.post("/v1/models/sum:predict", content=large, headers={"Content-Type": "application/json"})

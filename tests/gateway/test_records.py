@@ -67,9 +67,7 @@ def test_requests_are_counted(start_worker: Any, make_plan: Any, tmp_path: Path)
     assert totals.slots[0].state == "READY"
 
 
-def test_records_wait_for_an_agent_that_comes_late(
-    start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path
-) -> None:
+def test_records_wait_for_an_agent_that_comes_late(start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path) -> None:
     """Serving needs no agent; a late agent, and its successor, get the records kept so far."""
     plan = make_plan()
     plan.endpoint("sum", [plan.package(1)])

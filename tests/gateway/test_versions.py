@@ -27,9 +27,7 @@ def state(agent: Any, digest: str) -> str | None:
     return next((each.state for each in agent.last().versions if each.digest == digest), None)
 
 
-def test_from_nothing_to_two_versions_and_back(
-    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
-) -> None:
+def test_from_nothing_to_two_versions_and_back(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path) -> None:
     """Before the first snapshot 503; then versions arrive, change and go back under load without a failed request."""
     plan = make_plan()
     one, two = plan.package(1), plan.package(2)

@@ -68,12 +68,8 @@ def test_a_gateway_that_fell_silent_is_not_waited_for(connection: Connection) ->
     assert gateways.live(found, 11_000_001) == []
 
 
-@pytest.mark.parametrize(
-    ("epoch", "offered", "later"), [("e", 8, True), ("e", 7, False), ("x", 8, False), (None, 8, False)]
-)
-def test_only_a_higher_revision_of_the_same_life_means_an_older_copy(
-    epoch: str | None, offered: int, later: bool
-) -> None:
+@pytest.mark.parametrize(("epoch", "offered", "later"), [("e", 8, True), ("e", 7, False), ("x", 8, False), (None, 8, False)])
+def test_only_a_higher_revision_of_the_same_life_means_an_older_copy(epoch: str | None, offered: int, later: bool) -> None:
     """A gateway of another store, or without a snapshot, says nothing about this store."""
     worker = WorkerReport(0, 1, "w", epoch, 0, offered)
     assert gateways.ahead((worker,), "e", 7) == (8 if later else None)

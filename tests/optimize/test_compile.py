@@ -92,9 +92,7 @@ def test_the_naive_conversion_is_refused_and_the_exact_one_kept(
     assert compare(source.reference(source.training), answers, Tolerance(rtol=0.0, atol=1e-12)) is None
 
 
-def test_the_same_model_compiles_to_the_same_bytes(
-    boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path
-) -> None:
+def test_the_same_model_compiles_to_the_same_bytes(boosted: tuple[Any, Any], make_source: MakeSource, tmp_path: Path) -> None:
     """The package's digest covers the graph, so it must not depend on the run."""
     exact = next(candidate for candidate in candidates() if candidate.name == "onnx-exact")
     written = []
@@ -137,9 +135,7 @@ def test_linear_models_of_several_classes_with_missing_values(make_source: MakeS
 def test_a_model_that_nothing_converts_keeps_its_own_runtime(make_source: MakeSource, tmp_path: Path) -> None:
     """No candidate can convert it: each gives its reason, and the folder stays empty."""
     rows, labels = load_breast_cancer(return_X_y=True)
-    source = make_source(
-        KNeighborsClassifier(weights=lambda distances: distances).fit(rows[:60], labels[:60]), rows[:60]
-    )
+    source = make_source(KNeighborsClassifier(weights=lambda distances: distances).fit(rows[:60], labels[:60]), rows[:60])
     outcomes = compile_runtimes(source, tmp_path)
     assert len(outcomes) == len(candidates())
     assert all(outcome.reason for outcome in outcomes)
@@ -266,6 +262,4 @@ def test_importing_the_compiler_imports_no_model_library() -> None:
         "import sys, roadworthy.optimize.compile as c; c.candidates(); "
         "print([m for m in ('sklearn', 'onnx', 'onnxruntime', 'skl2onnx', 'pandas') if m in sys.modules])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

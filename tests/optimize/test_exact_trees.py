@@ -91,9 +91,7 @@ def test_no_row_takes_another_branch(
 
 
 @pytest.mark.parametrize("estimator", [ESTIMATORS[0], ESTIMATORS[1], ESTIMATORS[4], ESTIMATORS[9]])
-def test_missing_values_go_where_the_original_sends_them(
-    estimator: Callable[[int], Any], make_source: MakeSource
-) -> None:
+def test_missing_values_go_where_the_original_sends_them(estimator: Callable[[int], Any], make_source: MakeSource) -> None:
     """NaN follows each split's own direction, and an imputed column never contains NaN."""
     generator = np.random.default_rng(5)
     table = pd.DataFrame(generator.normal(size=(200, 4)), columns=list("abcd"))

@@ -40,9 +40,7 @@ def _searched(source: Source, candidate: Any, folder: Path) -> tuple[Outcome, in
     jumps = find_jumps(source.reference, source.training, searchable(source.signature))
     assert jumps is not None
     exams: tuple[Exam, ...] = tuple(answered(source, SEARCHED, jumps.rows))
-    outcome = judge(
-        Outcome("x", "onnx", kept=False, reason=""), source, exams, loaded.run, ties=1e-12 * candidate.has_ties
-    )
+    outcome = judge(Outcome("x", "onnx", kept=False, reason=""), source, exams, loaded.run, ties=1e-12 * candidate.has_ties)
     return outcome, jumps.rows.rows
 
 

@@ -81,9 +81,7 @@ def compiled_package(cancer: tuple[Any, Any], tmp_path_factory: pytest.TempPathF
     frame, labels = cancer
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(frame, labels)
     out = tmp_path_factory.mktemp("dist")
-    return pack(
-        model, name="cancer", inputs=frame, labels=labels, out=out, examples=16, card={"About": "Four columns."}
-    )
+    return pack(model, name="cancer", inputs=frame, labels=labels, out=out, examples=16, card={"About": "Four columns."})
 
 
 @pytest.fixture

@@ -157,9 +157,7 @@ def test_f12_a_member_of_another_size_is_refused(change: Any, graph_package: Pac
     assert (error.code, error.facts) == ("package-damaged", {"file": "profile.json"})
 
 
-def test_f12_members_of_another_package_are_refused(
-    graph_package: Package, compiled_package: Package, tmp_path: Path
-) -> None:
+def test_f12_members_of_another_package_are_refused(graph_package: Package, compiled_package: Package, tmp_path: Path) -> None:
     """The manifest of one package with the files, or the attestations, of another."""
     manifest = {i.filename: d for i, d in members_of(compiled_package)}[MANIFEST]
     members = [(i, manifest if i.filename == MANIFEST else d) for i, d in members_of(graph_package)]
@@ -197,9 +195,7 @@ def test_d10_a_flipped_bit_in_any_member_is_refused(graph_package: Package, tmp_
     with zipfile.ZipFile(graph_package.path) as archive:
         for info in archive.infolist():
             head = whole[info.header_offset : info.header_offset + 30]
-            start = (
-                info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-            )
+            start = info.header_offset + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
             inside.update(range(start, start + info.file_size))
     file, silent = tmp_path / "flipped.rw", 0
     for place in [*range(0, len(whole), 29), *(n for n in range(0, len(whole), 3) if n not in inside)]:
@@ -272,9 +268,7 @@ def test_unpacking_again_keeps_what_is_there(graph_package: Package, tmp_path: P
         unpack(graph_package.path, folder)
 
 
-def test_another_package_in_the_folder_is_no_success(
-    graph_package: Package, compiled_package: Package, tmp_path: Path
-) -> None:
+def test_another_package_in_the_folder_is_no_success(graph_package: Package, compiled_package: Package, tmp_path: Path) -> None:
     """Unpacking a package never yields another one."""
     unpack(compiled_package.path, tmp_path / "package")
     with pytest.raises(PackageInvalid) as found:

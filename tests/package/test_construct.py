@@ -44,9 +44,7 @@ def test_a_refused_package_was_not_read(compiled_package: Package, tmp_path: Pat
     """Code that is not allowed does not run: a pickle that would leave a mark when read leaves none."""
     mark = tmp_path / "mark"
     package = unpack(compiled_package.path, tmp_path / "evil")
-    payload = (
-        f"cpathlib\nPath\n(S{str(mark)!r}\ntR(dS'x'\nNsb0cpathlib\nPath.touch\n(cpathlib\nPath\n(S{str(mark)!r}\ntRtR."
-    )
+    payload = f"cpathlib\nPath\n(S{str(mark)!r}\ntR(dS'x'\nNsb0cpathlib\nPath.touch\n(cpathlib\nPath\n(S{str(mark)!r}\ntRtR."
     (package.path / package.manifest.runtimes[0].folder / "model.pkl").write_bytes(payload.encode())
     package = sealed(package.path)
     assert refusal(package, runtime="native").code == "code-not-allowed"
@@ -110,15 +108,11 @@ def test_a_packed_file_is_not_constructed(graph_package: Package) -> None:
 
 
 @pytest.mark.parametrize("file", ["../../card.json", "/dev/zero", "missing.onnx", ".."])
-def test_options_do_not_lead_out_of_the_package(
-    file: str, graph_package: Package, unpacked: Unpacked, sealed: Any
-) -> None:
+def test_options_do_not_lead_out_of_the_package(file: str, graph_package: Package, unpacked: Unpacked, sealed: Any) -> None:
     """A sealed option may name any file, but only the runtime's own files are read."""
 
     def change(manifest: Manifest) -> Manifest:
-        return dataclasses.replace(
-            manifest, runtimes=(dataclasses.replace(manifest.runtimes[0], options={"file": file}),)
-        )
+        return dataclasses.replace(manifest, runtimes=(dataclasses.replace(manifest.runtimes[0], options={"file": file}),))
 
     folder = unpacked(graph_package).path
     with pytest.raises(PackageInvalid) as refused:

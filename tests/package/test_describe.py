@@ -50,9 +50,7 @@ def test_the_card_of_a_package_without_other_runtimes(graph_package: Package) ->
     assert "No other runtime was tried." in render_card(graph_package)
 
 
-@pytest.mark.parametrize(
-    "said", [{"outcomes": 7}, {"outcomes": [{}]}, {"outcomes": [None]}, {"outcomes": [{"kept": 1}]}]
-)
+@pytest.mark.parametrize("said", [{"outcomes": 7}, {"outcomes": [{}]}, {"outcomes": [None]}, {"outcomes": [{"kept": 1}]}])
 def test_nonsense_in_attestations_harms_no_card(
     said: dict[str, Any], graph_package: Package, unpacked: Callable[[Package], Package]
 ) -> None:
@@ -84,9 +82,7 @@ def test_a_preference_chooses_among_the_sealed_runtimes(
     assert package.carries_code
 
 
-def test_an_attestation_about_another_package_is_refused(
-    graph_package: Package, unpacked: Callable[[Package], Package]
-) -> None:
+def test_an_attestation_about_another_package_is_refused(graph_package: Package, unpacked: Callable[[Package], Package]) -> None:
     """An attestation names the digest of its package."""
     from roadworthy.foundation.errors import PackageInvalid
 

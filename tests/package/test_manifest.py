@@ -36,9 +36,7 @@ WHOLE = Manifest(
     signature=Signature((Field("x", DType.FLOAT64),), (Field("y", DType.STRING, categories=("no", "yes")),)),
     files=(FileEntry("code/code.pkl", HASH, 5), FileEntry("runtimes/native/model.pkl", HASH, 7)),
     requirements=(Requirement("numpy", "2.4.1"), Requirement("scikit-learn", "1.9.1")),
-    runtimes=(
-        RuntimeEntry("native", "scikit-learn", "runtimes/native", {"a": 1}, "pickle", True, True, ("scikit-learn",)),
-    ),
+    runtimes=(RuntimeEntry("native", "scikit-learn", "runtimes/native", {"a": 1}, "pickle", True, True, ("scikit-learn",)),),
     preprocess=CodeEntry("code", {}, ("numpy",)),
     tolerance=Tolerance("0.001", "1e-06"),
 )

@@ -40,9 +40,7 @@ def test_a_graph_that_answers_as_its_original_is_packed(tmp_path: Path) -> None:
 def test_a_graph_that_moves_rows_over_thresholds_is_refused(tmp_path: Path) -> None:
     """The error names the first difference, and what to do."""
     rows, labels = load_breast_cancer(return_X_y=True)
-    model = make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=20, random_state=0)).fit(
-        rows, labels
-    )
+    model = make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=20, random_state=0)).fit(rows, labels)
     with pytest.raises(ProofFailed) as caught:
         rw.pack(_graph(model, rows), name="g", inputs=rows, original=model, out=tmp_path)
     assert caught.value.code == "original-differs"

@@ -237,9 +237,7 @@ def test_values_that_are_not_private_are_found(people: Any, tmp_path: Path) -> N
 def test_private_tensors_and_nulls_leave_no_trace(tmp_path: Path) -> None:
     """A private array field stores neither its values nor which of them were missing."""
     rows = np.where(np.arange(60).reshape(20, 3) % 5 == 0, np.nan, SALARY)
-    package = pack(
-        lambda x: np.zeros(len(x)), name="tensor", inputs=rows, out=tmp_path, privacy={"x": "drop"}, examples=20
-    )
+    package = pack(lambda x: np.zeros(len(x)), name="tensor", inputs=rows, out=tmp_path, privacy={"x": "drop"}, examples=20)
     assert traces(package) == []
     values, mask = package.golden()[0].column("x")
     assert not values.any()

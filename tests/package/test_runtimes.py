@@ -50,9 +50,7 @@ def _reseal(folder: Path, manifest: Manifest) -> Package:
 def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, pd.DataFrame, Any]:
     """A package of an earlier release (bins and a linear model, with a float32 graph that was only compared), rows, model."""
     generator = np.random.default_rng(1)
-    rows = pd.DataFrame(
-        {"rate": np.r_[0, 1, generator.uniform(0, 1, 998)], "hours": np.r_[0, 24, generator.uniform(0, 24, 998)]}
-    )
+    rows = pd.DataFrame({"rate": np.r_[0, 1, generator.uniform(0, 1, 998)], "hours": np.r_[0, 24, generator.uniform(0, 24, 998)]})
     target = np.floor(rows["rate"] * 10) * 5 + rows["hours"]
     bins = KBinsDiscretizer(10, strategy="uniform", encode="ordinal")
     model = make_pipeline(bins, LinearRegression()).fit(rows, target)

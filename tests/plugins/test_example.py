@@ -100,9 +100,7 @@ def test_what_the_settings_name_is_loaded(environment: Environment) -> None:
 
 def test_the_example_passes_the_conformance_suites(environment: Environment) -> None:
     """As its author runs them."""
-    done = environment.execute(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", str(environment.folder / "source" / "tests")
-    )
+    done = environment.execute("-m", "pytest", "-q", "-p", "no:cacheprovider", str(environment.folder / "source" / "tests"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -156,9 +154,7 @@ def test_its_layer_keeps_answers_within_limits(gateway: httpx.Client, environmen
     assert told(environment, "describe", endpoint)["policy"]["layers"] == {
         "limits": {"output": "prediction", "low": -3.0, "high": None}
     }
-    assert ["layers.limits.low", "-3", "-"] in map(
-        str.split, environment.command("describe", endpoint).stdout.splitlines()
-    )
+    assert ["layers.limits.low", "-3", "-"] in map(str.split, environment.command("describe", endpoint).stdout.splitlines())
     static = 'fallback=[{"kind": "static", "value": 0}]'
     told(environment, "deploy", f"{model}:1", "--endpoint", endpoint, "--set", static, "--set", "layers.limits.low=-10")
     answer = gateway.post(url, json=rows)

@@ -224,9 +224,7 @@ class Planted:
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """Settle."""
         self.runs += 1
-        request.settle(
-            self.error or Answer(Batch(OUTPUTS, batch.rows, (Block(np.ones((batch.rows, 1))),)), 0, batch.rows)
-        )
+        request.settle(self.error or Answer(Batch(OUTPUTS, batch.rows, (Block(np.ones((batch.rows, 1))),)), 0, batch.rows))
 
 
 class Counts:
@@ -270,9 +268,7 @@ def test_each_layer_stands_where_its_order_puts_it() -> None:
     policy = Policy(cache=CachePolicy(), breaker=BreakerPolicy(), fallback=static, layers=BOTH)
     version = Planted()
     top = put_around(version, policy)
-    assert repr(top) == (
-        "outer -> Fallbacks(static) -> Cache(ttl 60 s) -> inner -> Breaker(50% in 10 s, closed) -> version"
-    )
+    assert repr(top) == ("outer -> Fallbacks(static) -> Cache(ttl 60 s) -> inner -> Breaker(50% in 10 s, closed) -> version")
     assert [ask(top), ask(top), version.runs] == [6.0, 6.0, 1]
     assert ask(put_around(Planted(ModelFault("no")), policy)) == 3.0
     assert repr(put_around(version, only_plugins(policy))) == "outer -> inner -> version"
@@ -558,9 +554,7 @@ def test_a_worker_without_the_layer_holds_the_endpoint_back(metrics: WorkerMetri
     def snapshot(revision: int, **layers: Any) -> Snapshot:
         entries = [("plain", {}), ("asks", layers)]
         split = (VariantEntry(DIGEST, 10_000),)
-        endpoints = [
-            EndpointEntry(name, revision, split, SIGNATURE.to_document(), Policy(layers=each)) for name, each in entries
-        ]
+        endpoints = [EndpointEntry(name, revision, split, SIGNATURE.to_document(), Policy(layers=each)) for name, each in entries]
         return Snapshot("e", revision, (PackageEntry(DIGEST, "m", 1, 1),), tuple(endpoints))
 
     def serving(edge: Edges) -> ServingState:

@@ -257,9 +257,7 @@ def test_the_setting_holds_names_of_distributions(tmp_path: Path) -> None:
     """Normalised, each once; anything else is refused."""
     environment = {"ROADWORTHY_HOME": str(tmp_path), "ROADWORTHY_PLUGINS": "My_Plugin, other,my.plugin"}
     assert load_settings(environment=environment, folder=tmp_path).general.plugins == ("my-plugin", "other")
-    with pytest.raises(
-        SettingsError, match=r"general\.plugins \(ROADWORTHY_PLUGINS\): .*not the name of a distribution"
-    ):
+    with pytest.raises(SettingsError, match=r"general\.plugins \(ROADWORTHY_PLUGINS\): .*not the name of a distribution"):
         load_settings(environment={**environment, "ROADWORTHY_PLUGINS": "../evil"}, folder=tmp_path)
 
 

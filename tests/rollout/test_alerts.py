@@ -82,9 +82,7 @@ def test_confidence_is_compared_in_the_step_that_runs() -> None:
 def test_at_full_traffic_the_last_comparison_stands() -> None:
     """No stable is left to compare with, and the earlier comparison is not forgotten."""
     full = {"segments": (*SEGMENTS, Segment(10, 10_000)), "step_from": 10}
-    alarm = said(
-        Watch("confidence"), sure(9, STABLE, 9_000, 0.8), sure(9, CANARY, 3_000, 0.6), sure(10, CANARY, 9, 0.1), **full
-    )
+    alarm = said(Watch("confidence"), sure(9, STABLE, 9_000, 0.8), sure(9, CANARY, 3_000, 0.6), sure(10, CANARY, 9, 0.1), **full)
     assert (alarm.raised, alarm.samples) == (True, 3_000)
 
 
@@ -192,9 +190,7 @@ def test_memory_needs_a_ratio_and_a_size() -> None:
     assert (alarm.raised, alarm.samples, alarm.other_samples) == (False, 3, 1)
     large = said(watch, machines=[fine, Machine("gw-2", 1, 2 * stable, stable)])
     assert large.raised
-    assert (
-        large.text == "a process of the new version holds 400 MiB on gw-2, the stable's 200 MiB; tolerated is 1.5 times"
-    )
+    assert large.text == "a process of the new version holds 400 MiB on gw-2, the stable's 200 MiB; tolerated is 1.5 times"
     assert not said(watch, machines=[Machine("gw-1", 1, 10 * MIB + LEAST_GROWTH_BYTES - 1, 10 * MIB)]).raised
     assert not said(Watch("resources", tolerance=3.0), machines=[Machine("gw-1", 1, 2 * stable, stable)]).raised
 
@@ -202,10 +198,7 @@ def test_memory_needs_a_ratio_and_a_size() -> None:
 def test_business_values_are_an_alarm_on_the_worse_side_only() -> None:
     """The lower side, unless the metric says otherwise; the worst of several metrics counts."""
     revenue, delay = Metric("revenue", 0.0, 10.0), Metric("delay", 0.0, 10.0, better="lower")
-    up = {
-        name: (MetricCount(9, name, STABLE, 9_000, 27_000.0), MetricCount(9, name, CANARY, 3_000, 15_000.0))
-        for name in "rd"
-    }
+    up = {name: (MetricCount(9, name, STABLE, 9_000, 27_000.0), MetricCount(9, name, CANARY, 3_000, 15_000.0)) for name in "rd"}
     counts = [
         MetricCount(each.generation, name, each.variant, each.values, each.total)
         for name in ("revenue", "delay")
@@ -253,9 +246,7 @@ def test_equal_versions_are_left_alone(lower: float, raised: int) -> None:
                 for variant, name in enumerate((STABLE, CANARY)):
                     counts.append(binned(8 + place, name, *classes[place, variant].tolist()))
                     counts.append(
-                        MetricCount(
-                            8 + place, CONFIDENCE, name, int(rises[place, variant, 0]), rises[place, variant, 1]
-                        )
+                        MetricCount(8 + place, CONFIDENCE, name, int(rises[place, variant, 0]), rises[place, variant, 1])
                     )
             step_from = 8 + step
             segments = SEGMENTS[: 2 + step]

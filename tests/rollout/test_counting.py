@@ -91,10 +91,7 @@ def test_a_signal_that_needs_run_times_is_bound_with_them(monkeypatch: pytest.Mo
     assert dict(unbindable(plan, NOTHING, None)) == {}
     assert dict(unbindable(plan, NOTHING, 5_000)) == {}
     assert dict(unbindable(plan, NOTHING, 5_001)) == {"extreme": "limit 10002"}
-    codes = {
-        slow_ms: [each.code for each in obstacles(plan, Facts("a:1", "a:2", slow_ms=slow_ms))]
-        for slow_ms in (None, 5.0)
-    }
+    codes = {slow_ms: [each.code for each in obstacles(plan, Facts("a:1", "a:2", slow_ms=slow_ms))] for slow_ms in (None, 5.0)}
     assert codes == {None: ["no-baseline"], 5.0: []}
 
 
@@ -102,11 +99,7 @@ def test_a_plan_whose_signal_is_gone_holds() -> None:
     """Its plug-in is no longer loaded: it is read, judged by nothing that was counted, and never rolled back by it."""
     plan = plan_from_document(GONE.to_document())
     assert plan == GONE
-    assert (
-        dict(unbindable(plan, NOTHING, None))
-        == dict(uncounted(plan, []))
-        == {"gone": signal_or_missing("gone").unmeasurable}
-    )
+    assert dict(unbindable(plan, NOTHING, None)) == dict(uncounted(plan, [])) == {"gone": signal_or_missing("gone").unmeasurable}
     assert [each for each, _ in uncounted(Plan("canary", (), watches=(Watch("gone"),)), [])] == ["gone"]
     verdict = judge(plan, Scope((Segment(2, 5_000),), 2, 0, 100), WORSE)
     assert {each.signal: (each.outcome, each.code) for each in verdict.findings} == {
@@ -168,9 +161,7 @@ def test_a_criterion_that_raises_holds_and_the_others_act() -> None:
             for signal in ("errors", "broken")
             for name in (STABLE, CANARY)
         )
-        verdict = judge(
-            plan, Scope((Segment(2, 5_000),), 2, 0, 100), Evidence().merged("g", RolloutCounts("r", samples))
-        )
+        verdict = judge(plan, Scope((Segment(2, 5_000),), 2, 0, 100), Evidence().merged("g", RolloutCounts("r", samples)))
         assert verdict.outcome == outcome
         found = {each.signal: (each.outcome, each.code, each.text) for each in verdict.findings}["broken"]
         text = "broken: its plug-in raised ZeroDivisionError: (1.0, 1.5)"
@@ -182,9 +173,7 @@ def test_a_watched_signal_that_raises(planted: dict[str, Signal], on_alarm: str)
     """It holds or alerts, as its alarm would, and names the error. A bin that it does not have is no error."""
     plan = Plan("canary", (Stage(5_000, hold_s=0.0, evidence=0),), after=WAIT, watches=(Watch("sign", on_alarm),))
     cells = {STABLE: (100, 100, 100), CANARY: (0, 0, 0, 0, 0, 300)}
-    bins = tuple(
-        BinCount(1, 0, name, (*found, *[0] * (OUTPUT_BINS - len(found))), "sign") for name, found in cells.items()
-    )
+    bins = tuple(BinCount(1, 0, name, (*found, *[0] * (OUTPUT_BINS - len(found))), "sign") for name, found in cells.items())
     evidence = Evidence().merged("g", RolloutCounts("r", bins=bins))
     state = State("r", phase=STEPPING, weight=5_000, generation=1, segments=(Segment(1, 5_000),), step_from=1)
     look = alerts.Look(plan, state, evidence, ())

@@ -12,9 +12,7 @@ from roadworthy.rollout import endpoints
 from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
 from roadworthy.store.engine import open_database
 
-START = Endpoint(
-    "flights", 1, "flights:1", None, Pending("flights:2", LOADING, 5), {"max_rows": 3}, {"inputs": []}, 7, "me"
-)
+START = Endpoint("flights", 1, "flights:1", None, Pending("flights:2", LOADING, 5), {"max_rows": 3}, {"inputs": []}, 7, "me")
 
 
 def test_written_and_read_back(tmp_path: Path) -> None:

@@ -171,9 +171,7 @@ def test_e5_without_traffic_it_holds_and_goes_back_at_the_deadline() -> None:
     assert (world.state.phase, world.state.code, world.alerts) == (STEPPING, "inconclusive", ["inconclusive"])
     world.traffic((9, 9), (100, 0))
     world.look(1)
-    assert (world.state.phase, world.state.ends_as) == (RETURNING, "rolled-back"), (
-        "what is found worse still goes back as that"
-    )
+    assert (world.state.phase, world.state.ends_as) == (RETURNING, "rolled-back"), "what is found worse still goes back as that"
 
 
 def test_a_shared_outage_at_the_deadline_accuses_nobody() -> None:
@@ -253,9 +251,7 @@ def test_a_canary_whose_share_was_taken_is_not_inconclusive_at_the_deadline() ->
         for _ in range(3):
             world.look(50)
         assert world.state.code == "deadline"
-        assert world.state.text.startswith(
-            "no person decided before the deadline: errors: 30 of 40 (0.75) of the canary's"
-        )
+        assert world.state.text.startswith("no person decided before the deadline: errors: 30 of 40 (0.75) of the canary's")
         assert (world.state.phase in (phase, FINISHED), world.state.ends_as) == (
             True,
             "rolled-back" if phase == RETURNING else None,
@@ -426,9 +422,7 @@ def test_what_is_found_worse_while_it_is_promoted_goes_back() -> None:
 
 def test_shadow_and_ab_are_plans_with_another_end() -> None:
     """A shadow never gets a live request and ends with the stable; an A/B test waits for a person."""
-    shadow = Plan(
-        "shadow", (Stage(0, shadow=5_000, hold_s=60),), END, criteria=(Criterion("disagreement", limit=0.01),)
-    )
+    shadow = Plan("shadow", (Stage(0, shadow=5_000, hold_s=60),), END, criteria=(Criterion("disagreement", limit=0.01),))
     world = stepping(shadow)
     pairs = RolloutCounts("r", pairs=(PairCount(world.state.generation, "disagreement", 1_000, 1),))
     world.evidence = world.evidence.merged("gateway/1", pairs)
@@ -586,9 +580,7 @@ def check(before: State, world: World) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(PLANS, st.lists(LOOKS, max_size=30))
-def test_no_history_breaks_a_law_and_a_crash_anywhere_changes_nothing(
-    plan: Plan, history: list[tuple[object, ...]]
-) -> None:
+def test_no_history_breaks_a_law_and_a_crash_anywhere_changes_nothing(plan: Plan, history: list[tuple[object, ...]]) -> None:
     """Any observations and commands in any order, with a crash before every look or none: the same states."""
     assert follow(plan, history, crashing=True) == follow(plan, history, crashing=False)
 

@@ -222,9 +222,7 @@ KEYS = st.sampled_from(
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # nested values take their time to be made up
-@given(
-    st.sampled_from(["canary", "blue-green", "ab", "shadow", "all-at-once"]), st.dictionaries(KEYS, VALUES, max_size=4)
-)
+@given(st.sampled_from(["canary", "blue-green", "ab", "shadow", "all-at-once"]), st.dictionaries(KEYS, VALUES, max_size=4))
 def test_any_values_are_read_or_refused(strategy: str, rest: dict[str, Any]) -> None:
     """Never another error; a parsed plan survives the store."""
     try:
@@ -311,12 +309,8 @@ def test_preflight_reports_every_obstacle_at_once() -> None:
     ]
     named = Facts("flights:1", "flights:2", difference="a column is missing", accepted_by="ada", slow_ms=1.0)
     assert obstacles(read_plan("strategy: canary"), named) == ()
-    assert [each.code for each in obstacles(plan, Facts(None, "flights:2", fields=("user",), slow_ms=1.0))] == [
-        "no-stable"
-    ]
-    assert [each.code for each in obstacles(plan, Facts("a:2", "a:2", fields=("user",), slow_ms=1.0))] == [
-        "same-version"
-    ]
+    assert [each.code for each in obstacles(plan, Facts(None, "flights:2", fields=("user",), slow_ms=1.0))] == ["no-stable"]
+    assert [each.code for each in obstacles(plan, Facts("a:2", "a:2", fields=("user",), slow_ms=1.0))] == ["same-version"]
 
 
 def test_preflight_refuses_signals_that_cannot_be_measured() -> None:
@@ -339,9 +333,7 @@ def test_preflight_wants_a_step_to_compare_answers_in(steps: str, refused: bool)
     """At 100 % only the new version answers; the memory of both can still be compared."""
     plan = read_plan("{strategy: canary, watch: [drift, resources], " + steps + "}")
     found = obstacles(plan, Facts("a:1", "a:2", slow_ms=1.0))
-    assert [each.text for each in found] == (
-        ["drift cannot be measured: in no step do both versions answer"] if refused else []
-    )
+    assert [each.text for each in found] == (["drift cannot be measured: in no step do both versions answer"] if refused else [])
 
 
 def test_watches_have_tolerances() -> None:

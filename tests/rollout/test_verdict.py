@@ -20,9 +20,7 @@ LIVE = Segment(5, 1_000)
 
 def plan(*criteria: Criterion, alpha: float = 0.01, sticky: bool = False) -> Plan:
     """One step of 10 % with these criteria."""
-    return Plan(
-        "canary", (Stage(1_000),), alpha=alpha, criteria=criteria, sticky=Sticky(field="user") if sticky else None
-    )
+    return Plan("canary", (Stage(1_000),), alpha=alpha, criteria=criteria, sticky=Sticky(field="user") if sticky else None)
 
 
 def scope(*segments: Segment, needed: int = 100, limit_from: int = 0) -> Scope:
@@ -110,9 +108,7 @@ def test_slow_without_a_limit_must_be_under_what_is_tolerated() -> None:
     assert Criterion("slow", ratio=1.25, margin=1.5).allowed == pytest.approx(0.09375)
     assert Criterion("slow", ratio=1.25, limit=0.2).allowed == 0.2
     assert Criterion("slow", ratio=100.0, margin=100.0).allowed == 0.99
-    assert (Criterion("errors").allowed, Criterion("invalid_outputs").allowed, Criterion("custom.refund").allowed) == (
-        0.05,
-    ) * 3
+    assert (Criterion("errors").allowed, Criterion("invalid_outputs").allowed, Criterion("custom.refund").allowed) == (0.05,) * 3
     assert (Criterion("disagreement").allowed, Criterion("disagreement", limit=0.02).allowed) == (0.01, 0.02)
 
 
@@ -183,9 +179,7 @@ def test_over_the_limit_takes_the_share_away_and_no_more() -> None:
     assert log_e_over(10, 40, 0.05) > found.threshold > found.log_e == 0.0
     assert finding(Criterion("errors", limit=0.05), evidence, scope(full, limit_from=7)).withdraw is False
     outage = evidence.merged("a/5", RolloutCounts("r", (VariantCount(5, "errors", STABLE, 900, 450),)))
-    assert finding(Criterion("errors", limit=0.05), outage, scope(LIVE, full)).withdraw is True, (
-        "that was another step's"
-    )
+    assert finding(Criterion("errors", limit=0.05), outage, scope(LIVE, full)).withdraw is True, "that was another step's"
 
 
 def test_e1_the_limit_does_not_forestall_the_rollback_of_what_fails_everything() -> None:
@@ -200,9 +194,7 @@ def test_e1_the_limit_does_not_forestall_the_rollback_of_what_fails_everything()
             assert found.code == ("worse" if failed >= worse_from else "suspicious"), (weight, failed)
     undecided = finding(criterion, counted((20, 7), (20, 1)), scope(Segment(5, 5_000)))
     assert (undecided.code, undecided.withdraw) == ("over-limit", True)
-    assert finding(criterion, counted((3, 3), (0, 0)), scope(Segment(5, 10_000))).withdraw is True, (
-        "no stable to compare with"
-    )
+    assert finding(criterion, counted((3, 3), (0, 0)), scope(Segment(5, 10_000))).withdraw is True, "no stable to compare with"
 
 
 def test_slow_tolerates_some() -> None:
@@ -219,9 +211,7 @@ def test_slow_tolerates_some() -> None:
 def test_shadow_pairs_count_one_to_one_and_stay_apart_from_live_arms() -> None:
     """Only pairs with exactly one bad side; live counts of a shadow step are not evidence."""
     shadow = Segment(5, 0, 2_000)
-    evidence = counted((0, 0), (5_000, 40)).merged(
-        "b/1", RolloutCounts("r", pairs=(PairCount(5, "errors", 900, 20, 3),))
-    )
+    evidence = counted((0, 0), (5_000, 40)).merged("b/1", RolloutCounts("r", pairs=(PairCount(5, "errors", 900, 20, 3),)))
     found = finding(Criterion("errors"), evidence, scope(shadow))
     assert found.outcome == FAIL
     assert found.log_e == pytest.approx(log_e(20, 23, 0.5))
@@ -242,9 +232,7 @@ def test_disagreement_is_judged_by_its_limit() -> None:
     assert finding(Criterion("disagreement", limit=0.01), pairs(2_000, 4), scope(shadow)).outcome == PASS
     assert finding(Criterion("disagreement", limit=0.01), pairs(20, 0), scope(shadow)).code == "too-little-evidence"
     later = scope(shadow, Segment(6, 500), needed=1_000)
-    assert finding(Criterion("disagreement", limit=0.01), pairs(200, 0), later).outcome == PASS, (
-        "further pairs will not come"
-    )
+    assert finding(Criterion("disagreement", limit=0.01), pairs(200, 0), later).outcome == PASS, "further pairs will not come"
 
 
 def test_segments_multiply() -> None:
@@ -295,18 +283,13 @@ def test_sticky_rollouts_count_users() -> None:
     evidence = counted((1_000, 30), (9_000, 8))
     assert finding(Criterion("errors"), evidence).outcome == FAIL
     assert finding(Criterion("errors"), evidence, sticky=True).code == "units-missing"
-    one = evidence.merged(
-        "a/1", RolloutCounts("r", units=(BadUnit(5, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "v")))
-    )
+    one = evidence.merged("a/1", RolloutCounts("r", units=(BadUnit(5, "errors", CANARY, "u"), BadUnit(5, "errors", STABLE, "v"))))
     found = finding(Criterion("errors"), one, sticky=True)
     assert (found.outcome, found.bad, found.other_bad) == (PASS, 1, 1)
     assert (
-        finding(Criterion("errors"), one.merged("b/1", RolloutCounts("r", overflow=True)), sticky=True).code
-        == "too-many-units"
+        finding(Criterion("errors"), one.merged("b/1", RolloutCounts("r", overflow=True)), sticky=True).code == "too-many-units"
     )
-    many = one.merged(
-        "b/1", RolloutCounts("r", units=tuple(BadUnit(5, "errors", CANARY, f"u{number}") for number in range(9)))
-    )
+    many = one.merged("b/1", RolloutCounts("r", units=tuple(BadUnit(5, "errors", CANARY, f"u{number}") for number in range(9))))
     assert "canary 10 users, stable 1 users" in finding(Criterion("errors"), many, sticky=True).text
 
 

@@ -52,9 +52,7 @@ def test_the_comparison_is_counted_on_where_it_is_sooner() -> None:
     """Where at most 2 % of requests may be slow, the comparison shows an equal version to be no worse, before 100 %."""
     plan = "strategy: ab\nshare: 20\ncriteria: {slow: {limit: 0.051}}\ndeadline: 1d"
     assert codes(plan, 10.0) == []
-    assert codes("strategy: blue-green\ncriteria: {slow: {limit: 0.051}}\ndeadline: 1d", 1.0) == [
-        "unlikely-to-be-decided"
-    ]
+    assert codes("strategy: blue-green\ncriteria: {slow: {limit: 0.051}}\ndeadline: 1d", 1.0) == ["unlikely-to-be-decided"]
 
 
 @pytest.mark.parametrize(

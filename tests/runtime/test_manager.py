@@ -134,9 +134,7 @@ def test_c14_many_changes_end_with_the_last_command(doubler: Any) -> None:
     play(doubler, scene)
 
 
-def test_a_long_run_hangs_when_it_outlasts_its_placement(
-    doubler: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_run_hangs_when_it_outlasts_its_placement(doubler: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version is named until its run ends. Without isolation a run may take 120 seconds."""
     clock, gate = HandClock(), threading.Event()
     monkeypatch.setattr("roadworthy.runtime.manager.time", clock)

@@ -88,18 +88,14 @@ def test_what_is_only_shadowed_executes_apart() -> None:
     packages = tuple(PackageEntry(f"m{v}", "m", v, 1) for v in (1, 2))
     rollout = RolloutEntry("r", "m1", "m2", shadow=10_000)
     inline = asked("inline")
-    found = policies_of(
-        Snapshot("e", 1, packages, (EndpointEntry("a", 1, (VariantEntry("m1", 10_000),), {}, inline, rollout),))
-    )
+    found = policies_of(Snapshot("e", 1, packages, (EndpointEntry("a", 1, (VariantEntry("m1", 10_000),), {}, inline, rollout),)))
     assert found["m1"] == (inline,)
     assert decide(found["m2"], LIGHT).where == "process"
 
 
 def test_rules_of_a_snapshot() -> None:
     """Those named by endpoints that serve or try a version of the model: for every version that is held."""
-    packages = tuple(
-        PackageEntry(f"{m}{v}", m, v, 1) for m, v in (("m", 1), ("m", 2), ("k", 1), ("k", 2), ("t", 1), ("x", 1))
-    )
+    packages = tuple(PackageEntry(f"{m}{v}", m, v, 1) for m, v in (("m", 1), ("m", 2), ("k", 1), ("k", 2), ("t", 1), ("x", 1)))
 
     def named(*rules: str) -> Policy:
         return Policy(fallback=(Fallback("static", value=1), *(Fallback("rule", rule=rule) for rule in rules)))

@@ -29,9 +29,7 @@ def test_what_answers_requests_stays() -> None:
     assert next_action(["b"], ["a"], {"a": State.READY, "b": State.READY}) is None
 
 
-@given(
-    st.lists(DIGESTS, unique=True), st.sets(DIGESTS), st.dictionaries(DIGESTS, st.sampled_from(list(State)), max_size=5)
-)
+@given(st.lists(DIGESTS, unique=True), st.sets(DIGESTS), st.dictionaries(DIGESTS, st.sampled_from(list(State)), max_size=5))
 def test_repeating_the_decision_ends_with_exactly_what_is_wanted(
     wanted: list[str], pinned: set[str], states: dict[str, State]
 ) -> None:

@@ -48,9 +48,7 @@ def test_not_a_number_is_no_null() -> None:
 
 def test_types_are_those_that_other_tools_expect() -> None:
     """Times are timestamps in UTC, nested values JSON text, text strings."""
-    layout = Layout(
-        (Field("t", DType.TIMESTAMP), Field("j", DType.JSON), Field("s", DType.STRING), Field("b", DType.BOOL))
-    )
+    layout = Layout((Field("t", DType.TIMESTAMP), Field("j", DType.JSON), Field("s", DType.STRING), Field("b", DType.BOOL)))
     nested = np.empty(1, dtype=object)
     nested[0] = {"a": [1]}
     pairs = [(np.array([0]), None), (nested, None), (np.array(["x"], dtype=object), None), (np.array([True]), None)]

@@ -50,9 +50,7 @@ def test_each_kind_of_sample_has_its_container(sample: Any, container: Container
 
 def test_ranges_and_categories_are_what_was_seen() -> None:
     """Smallest and largest value as exact text; few distinct texts are categories, free text is not."""
-    frame = pd.DataFrame(
-        {"n": [3, -1, 2, 3], "f": [0.1, np.nan, 0.3, 0.2], "c": ["b", "a", "b", "a"], "t": ["w", "x", "y", "z"]}
-    )
+    frame = pd.DataFrame({"n": [3, -1, 2, 3], "f": [0.1, np.nan, 0.3, 0.2], "c": ["b", "a", "b", "a"], "t": ["w", "x", "y", "z"]})
     number, fraction, few, free = infer_inputs(frame)[0]
     assert (number.minimum, number.maximum, number.nullable) == ("-1", "3", False)
     assert (fraction.minimum, fraction.maximum, fraction.nullable) == ("0.1", "0.3", True)
@@ -96,9 +94,7 @@ def test_private_columns_reveal_nothing() -> None:
 def test_columns_that_cannot_be_served_are_refused_by_name(column: Any, why: str) -> None:
     """The message names the column and the problem."""
     with pytest.raises(PackError, match="'odd'") as caught:
-        infer_inputs(
-            pd.DataFrame({"good": [1] * len(column), "odd": pd.Series(column, dtype=getattr(column, "dtype", object))})
-        )
+        infer_inputs(pd.DataFrame({"good": [1] * len(column), "odd": pd.Series(column, dtype=getattr(column, "dtype", object))}))
     assert caught.value.code == "unsupported-column"
     assert why in caught.value.message
 
@@ -138,9 +134,7 @@ def test_outputs_are_typed_by_the_answers() -> None:
     assert (score.dtype, score.nullable) == (DType.FLOAT32, True)
 
 
-@pytest.mark.parametrize(
-    "answers", [{}, {"x": np.array([1.0, np.inf])}, {"x": np.array([1j])}, {"x": np.array([b"a"])}]
-)
+@pytest.mark.parametrize("answers", [{}, {"x": np.array([1.0, np.inf])}, {"x": np.array([1j])}, {"x": np.array([b"a"])}])
 def test_answers_that_cannot_be_sent_are_refused(answers: Any) -> None:
     """Infinities, complex numbers and bytes have no JSON."""
     with pytest.raises(PackError) as caught:

@@ -37,9 +37,7 @@ def restored(field: Field, container: Container, *cells: Any) -> Any:
         (DType.INT64, "int64[pyarrow]", 1, "int64[pyarrow]", pd.NA),
     ],
 )  # fmt: skip
-def test_an_older_package_gets_its_rows_as_before(
-    dtype: DType, native: str | None, cell: Any, type_: str, null: Any
-) -> None:
+def test_an_older_package_gets_its_rows_as_before(dtype: DType, native: str | None, cell: Any, type_: str, null: Any) -> None:
     """Fields of formats 1 and 2 do not state the missing-value mark: the column's type implies it, and objects hold None."""
     column = restored(Field("c", dtype, nullable=True, native=native), Container.DATAFRAME, cell, None)["c"]
     assert str(column.dtype) == type_

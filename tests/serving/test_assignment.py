@@ -195,16 +195,12 @@ def test_watched_answers_add_up_over_workers(tmp_path: Path) -> None:
     totals = read_totals(SlabReader(tmp_path / "slab")).evidence
     counts = totals.counts("r")
     assert counts.metrics == (MetricCount(3, CONFIDENCE, "canary", 6, 3.75),)
-    assert counts.bins == (
-        BinCount(3, 0, "canary", tuple(3 if n in (4, OUTPUT_BINS - 1) else 0 for n in range(OUTPUT_BINS))),
-    )
+    assert counts.bins == (BinCount(3, 0, "canary", tuple(3 if n in (4, OUTPUT_BINS - 1) else 0 for n in range(OUTPUT_BINS))),)
     totals.values["r", "3", CONFIDENCE, "canary"] = [2, 2_500_000]
     assert totals.counts("r").metrics[0].total == 2.0
 
 
-def watching(
-    tmp_path: Path, *outputs: WatchedOutput, probabilities: str | None = None
-) -> tuple[OutputCounters, EvidenceCells]:
+def watching(tmp_path: Path, *outputs: WatchedOutput, probabilities: str | None = None) -> tuple[OutputCounters, EvidenceCells]:
     """A worker's output counters for answers with a label, a price and probabilities, and its cells."""
     create_slab(tmp_path / "slab", 2)
     cells = open_worker_metrics(tmp_path / "slab", 0).evidence
@@ -417,9 +413,7 @@ def test_a_signal_of_a_plug_in_counts_like_ours(tmp_path: Path) -> None:
     ]
     assert {each.unit for each in counts.units if each.signal == "odd"} == {f"{unit:016x}" for unit in (7, 8)}
     assert counters.evidence(FAULT, 10, ANSWER.joined) == {"errors": True, "custom.own": False}
-    counters.paired(
-        {"errors": False, "odd": True, "custom.own": False}, {"errors": False, "odd": False, "custom.own": False}
-    )
+    counters.paired({"errors": False, "odd": True, "custom.own": False}, {"errors": False, "odd": False, "custom.own": False})
     pairs = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").pairs
     assert pairs == (PairCount(3, "errors", 1, 0), PairCount(3, "odd", 1, 1))
 

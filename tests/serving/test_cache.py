@@ -31,9 +31,7 @@ def runs(folder: Path) -> list[str]:
     return ran.read_text().split() if ran.exists() else []
 
 
-def test_equal_rows_are_answered_from_the_cache(
-    start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path
-) -> None:
+def test_equal_rows_are_answered_from_the_cache(start_worker: Any, make_plan: Any, planted_agent: Any, tmp_path: Path) -> None:
     """As lists or as objects, in either protocol; the reply, the record and the counts say so."""
     plan = make_plan()
     plan.endpoint("e", [plan.package(1, kind="noting")], CACHED)
@@ -41,9 +39,7 @@ def test_equal_rows_are_answered_from_the_cache(
     worker = start_worker(plan, folder=tmp_path).wait_ready()
     first = worker.predict("e", [[1, 0, 3]])
     second = worker.predict("e", [{"c": 3.0, "b": 0.0, "a": 1.0}])
-    inputs = [
-        {"name": name, "shape": [1], "datatype": "FP64", "data": [v]} for name, v in zip("abc", (1, 0, 3), strict=True)
-    ]
+    inputs = [{"name": name, "shape": [1], "datatype": "FP64", "data": [v]} for name, v in zip("abc", (1, 0, 3), strict=True)]
     third = worker.client.post("/v2/models/e/infer", json={"inputs": inputs})
     other = worker.predict("e", [[2, 0, 3]])
     assert (first.content, third.json()["outputs"][0]["data"]) == (second.content, [4.0])

@@ -66,9 +66,7 @@ def test_another_version_answers_instead(start_worker: Any, make_plan: Any, plan
     assert reply.json()["predictions"] == [18.0]
     assert reply.headers["roadworthy-fallback"] == 'version; version="m:1"; reason="model-failed"'
     assert (reply.headers["roadworthy-version"], reply.headers["roadworthy-digest"]) == ("m:1", well)
-    eventually(
-        lambda: any(record.id == reply.headers["roadworthy-prediction-id"] for record in agent.records), "its record"
-    )
+    eventually(lambda: any(record.id == reply.headers["roadworthy-prediction-id"] for record in agent.records), "its record")
     (record,) = [record for record in agent.records if record.id == reply.headers["roadworthy-prediction-id"]]
     assert (record.source, record.version, record.digest, record.status) == ("version", 1, well, 200)
     assert totals(tmp_path).in_flight["e"] == 0
@@ -109,9 +107,7 @@ def test_the_last_good_answer_replaces_a_late_one(start_worker: Any, make_plan: 
     assert reply.headers["roadworthy-fallback"] == 'cached; reason="deadline-exceeded"'
     assert int(reply.headers["age"]) >= 0
     worker.open_gate()
-    assert (
-        worker.predict("e", [[9, 0, 0]]).status_code == 200
-    )  # the late run is over, since it was queued before this one
+    assert worker.predict("e", [[9, 0, 0]]).status_code == 200  # the late run is over, since it was queued before this one
     worker.close_gate()
     stranger = worker.predict("e", [[8, 0.3, 0]], headers=hurry)
     worker.open_gate()

@@ -181,9 +181,7 @@ def test_a_well_version_is_asked_one_example_after_the_other(run: Any) -> None:
     assert run(work) == {("moody:3", OK): MOST_EXAMPLES + 1}
 
 
-@pytest.mark.parametrize(
-    ("word", "fault"), [("wrong", WRONG_ANSWERS), ("raise", WRONG_ANSWERS), ("hang", NOT_ANSWERING)]
-)
+@pytest.mark.parametrize(("word", "fault"), [("wrong", WRONG_ANSWERS), ("raise", WRONG_ANSWERS), ("hang", NOT_ANSWERING)])
 def test_two_failures_in_a_row_make_it_unhealthy_and_one_success_well(
     run: Any, timeout: Callable[[float], None], word: str, fault: str
 ) -> None:

@@ -120,9 +120,7 @@ def test_the_state_is_told(slab: Path) -> None:
         one.observe(time.monotonic_ns(), failed=True, slow=False)
     assert not one.admits(time.monotonic_ns())
     assert state(scrape(slab)) == {'roadworthy_breaker_state{endpoint="flights",state="open",version="m:1"}'}
-    assert state(scrape(slab, DIGESTS[1])) == {
-        'roadworthy_breaker_state{endpoint="flights",state="closed",version="m:2"}'
-    }
+    assert state(scrape(slab, DIGESTS[1])) == {'roadworthy_breaker_state{endpoint="flights",state="closed",version="m:2"}'}
 
 
 def test_counts_are_summed_over_workers(slab: Path) -> None:

@@ -102,9 +102,7 @@ def test_latency_lies_in_the_right_buckets(slab: Path) -> None:
     for latency_s in (0.0, 0.001, 0.00101, 10.0, 10.1, 99.0):
         bound.observe("ok", latency_s, 1)
     samples = scrape(slab)
-    counts = [
-        samples[f"roadworthy_request_seconds_bucket{{endpoint=e,version=m:1,le={bound_s}}}"] for bound_s in BUCKETS_S
-    ]
+    counts = [samples[f"roadworthy_request_seconds_bucket{{endpoint=e,version=m:1,le={bound_s}}}"] for bound_s in BUCKETS_S]
     assert (counts[0], counts[1], counts[-1]) == (2, 3, 4)
     assert counts == sorted(counts)
     assert samples["roadworthy_request_seconds_bucket{endpoint=e,version=m:1,le=+Inf}"] == 6

@@ -128,9 +128,7 @@ def test_one_that_takes_all_the_time_is_slow(start_worker: Any, make_plan: Any, 
 
 
 @pytest.mark.parametrize("by", ["header", "field"])
-def test_e17_users_stay_and_count_once(
-    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path, by: str
-) -> None:
+def test_e17_users_stay_and_count_once(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path, by: str) -> None:
     """A user assigned to the canary keeps it when its share grows; each user with errors is stored as one hash."""
     plan = planted(make_plan(), "poison", stable="poison")
     sticky = {"sticky_header": "X-User"} if by == "header" else {"sticky_field": "b"}
@@ -158,9 +156,7 @@ def test_e17_users_stay_and_count_once(
     assert Counter(unit.variant for unit in units)["canary"] == sum(version == "m:2" for version in first.values())
 
 
-def test_what_comes_late_keeps_its_generation(
-    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
-) -> None:
+def test_what_comes_late_keeps_its_generation(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path) -> None:
     """A request assigned before the share changed counts in the generation that assigned it."""
     plan = planted(make_plan(), "gated")
     roll_out(plan, FULL_SHARE)
@@ -363,9 +359,7 @@ def test_a_slow_copy_delays_no_caller(start_worker: Any, make_plan: Any, folder:
     eventually(lambda: counted(folder).pairs, "the first copy is answered")
 
 
-def test_a_shadowed_version_that_is_not_there(
-    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path
-) -> None:
+def test_a_shadowed_version_that_is_not_there(start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path) -> None:
     """The endpoint stays as it was; a worker that starts then serves without the shadowed version, and reports an old
     revision."""
     plan = planted(make_plan(), "refused")

@@ -70,9 +70,7 @@ def test_over_tls_as_a_user_with_the_documented_rights(start: Any, start_redis: 
         admin.execute_command("ACL", "SETUSER", "gateway", "on", ">hunter2", "~roadworthy:1:*", *ALLOWED.split())
     page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
     assert all(f"`{command[1:]}`" in page for command in ALLOWED.split())
-    one, two = (
-        connected(start(f"rediss://gateway:hunter2@localhost:{port}/2?ssl_ca_certs={names[0]}")) for _ in range(2)
-    )
+    one, two = (connected(start(f"rediss://gateway:hunter2@localhost:{port}/2?ssl_ca_certs={names[0]}")) for _ in range(2))
     one.predict("e", [[1, 2, 3]])
     stored(one, 1)
     assert status(two.predict("e", [[1, 2, 3]])).endswith("detail=shared")

@@ -39,9 +39,7 @@ def test_the_defaults_are_safe(home: Path) -> None:
 def test_stronger_origins_win(home: Path) -> None:
     """A flag wins over the environment, the environment over the file, the file over the default; each value tells."""
     (home / "roadworthy.toml").write_text('[gateway]\nport = 1\nthreads = 3\nhost = "::1"\n[log]\nlevel = "error"\n')
-    settings = read(
-        home, {"gateway.port": 4, "gateway.workers": None}, ROADWORTHY_GATEWAY_PORT="2", ROADWORTHY_LOG_LEVEL="DEBUG"
-    )
+    settings = read(home, {"gateway.port": 4, "gateway.workers": None}, ROADWORTHY_GATEWAY_PORT="2", ROADWORTHY_LOG_LEVEL="DEBUG")
     assert (settings.gateway.port, settings.gateway.threads, settings.log.level) == (4, 3, "debug")
     assert settings.origin("gateway.port") == "--port"
     assert settings.origin("log.level") == "ROADWORTHY_LOG_LEVEL"
@@ -133,9 +131,7 @@ def test_the_context_key_goes_nowhere_else(home: Path, name: str) -> None:
     (home / "roadworthy.toml").write_text(f'[client]\n{name} = "http://elsewhere.invalid"\n')
     settings = read(home)
     assert settings.client.key is None
-    assert read(
-        home, {f"client.{name}": "http://127.0.0.1:1" if name == "control_url" else "http://127.0.0.1:2"}
-    ).client.key
+    assert read(home, {f"client.{name}": "http://127.0.0.1:1" if name == "control_url" else "http://127.0.0.1:2"}).client.key
 
 
 def test_a_damaged_context_is_ignored(home: Path) -> None:

@@ -29,9 +29,7 @@ def likelihood(q: float, prior: Any, canary: int, stable: int) -> float:
     return float(prior.pdf(q) * q**canary * (1 - q) ** stable)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "share"), [([(3, 4), (9, 0)], 0.5), ([(20, 1), (5, 3), (0, 0)], 0.1), ([(7, 2)], 0.25)]
-)
+@pytest.mark.parametrize(("pairs", "share"), [([(3, 4), (9, 0)], 0.5), ([(20, 1), (5, 3), (0, 0)], 0.1), ([(7, 2)], 0.25)])
 def test_it_is_the_ratio_of_its_definition(pairs: list[tuple[int, int]], share: float) -> None:
     """Each class's mixture by quadrature, over the best single coin; the mean over the weights of the prior."""
     k, s = sum(other for _, other in pairs), sum(one for one, _ in pairs)

@@ -85,9 +85,7 @@ def test_one_step_is_fair_at_the_edge_of_the_null(counts: tuple[int, int], share
     k, n = counts
     rho = tolerated_share(share, ratio)
     here = log_e(k, n, share, ratio)
-    after = np.logaddexp(
-        math.log(rho) + log_e(k + 1, n + 1, share, ratio), math.log1p(-rho) + log_e(k, n + 1, share, ratio)
-    )
+    after = np.logaddexp(math.log(rho) + log_e(k + 1, n + 1, share, ratio), math.log1p(-rho) + log_e(k, n + 1, share, ratio))
     assert after == pytest.approx(here, abs=1e-8)
 
 
@@ -197,9 +195,7 @@ def test_always_valid_p() -> None:
     assert always_valid_p(math.log(200)) == pytest.approx(0.005)
 
 
-@pytest.mark.parametrize(
-    "arguments", [(3, 2, 0.1, 1.0), (-1, 2, 0.1, 1.0), (1, 2, 0.0, 1.0), (1, 2, 1.0, 1.0), (1, 2, 0.1, 0.0)]
-)
+@pytest.mark.parametrize("arguments", [(3, 2, 0.1, 1.0), (-1, 2, 0.1, 1.0), (1, 2, 0.0, 1.0), (1, 2, 1.0, 1.0), (1, 2, 0.1, 0.0)])
 def test_what_cannot_be_compared_is_refused(arguments: tuple[int, int, float, float]) -> None:
     """Impossible arguments raise an error instead of giving a number."""
     with pytest.raises(ValueError, match=r"impossible counts|expected a share"):

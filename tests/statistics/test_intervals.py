@@ -136,9 +136,7 @@ def test_the_upper_bound_covers_at_every_look(rate: float, miss: float) -> None:
 
 
 @pytest.mark.parametrize(("rate", "limit", "median"), [(0.01, 0.05, 137), (0.05, 0.09375, 232)])
-def test_an_equal_version_is_shown_to_be_under_the_limit_in_so_many_requests(
-    rate: float, limit: float, median: float
-) -> None:
+def test_an_equal_version_is_shown_to_be_under_the_limit_in_so_many_requests(rate: float, limit: float, median: float) -> None:
     """As in docs/rollouts.md: after at least 100, and half of the versions by that number, within a tenth."""
     samples = 4_000
     bad = (np.random.default_rng(20261121).random((4_000, samples)) < rate).cumsum(axis=1)

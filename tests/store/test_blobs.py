@@ -49,9 +49,7 @@ def test_put_and_open(tmp_path: Path) -> None:
         store.open("packages/abc")
 
 
-@pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "packages", "packages/..", "packages//a", "a/b/c/d/e", "packages/.a"]
-)
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "packages", "packages/..", "packages//a", "a/b/c/d/e", "packages/.a"])
 def test_names_are_checked(tmp_path: Path, name: str) -> None:
     """F9: a blob's name never leaves the folder."""
     with pytest.raises(StoreError):

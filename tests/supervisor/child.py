@@ -76,9 +76,7 @@ say("start")
 if document.get("fail") is not None:
     sys.exit(document["fail"])
 if "leaves" in document:
-    told = subprocess.run(
-        ["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"], capture_output=True, check=True
-    ).stdout
+    told = subprocess.run(["sh", "-c", "setsid sleep 600 >/dev/null 2>&1 & echo $!"], capture_output=True, check=True).stdout
     with Path(document["log"]).open("a") as log_file:
         log_file.write(f"{document['name']} left {int(told)} -\n")
 if "prints" in document:

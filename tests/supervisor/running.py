@@ -40,9 +40,7 @@ class Running:
         self.process: subprocess.Popen[bytes] | None = None
         self._said = folder / "said"
 
-    def plan(
-        self, name: str, fds: tuple[int, ...] = (), stage: int = 0, grace_s: float = DEADLINE_S, **more: Any
-    ) -> Any:
+    def plan(self, name: str, fds: tuple[int, ...] = (), stage: int = 0, grace_s: float = DEADLINE_S, **more: Any) -> Any:
         """One plan, as JSON."""
         document = {"log": str(self.log), "name": name, **more}
         if "slot" in more:

@@ -93,9 +93,7 @@ def test_an_ordered_child_that_dies_is_told_and_started_again(running: Running) 
     assert [ended["status"] for ended in exits[:4]] == [3] * 4
     assert [ended["deaths"] for ended in exits[:4]] == [1, 2, 3, 4]
     assert all(ended["next_start_s"] <= pause for ended, pause in zip(exits, (0.0, 0.1, 0.2, 0.4), strict=False))
-    eventually(
-        lambda: all(f"again in {pause} s" in running.said() for pause in (0.0, 0.1, 0.2, 0.4)), "delays are logged"
-    )
+    eventually(lambda: all(f"again in {pause} s" in running.said() for pause in (0.0, 0.1, 0.2, 0.4)), "delays are logged")
     channel.want()
     channel.want("good")
     eventually(lambda: channel.pids("good"), "another one runs")
@@ -119,9 +117,7 @@ def test_d2_ordered_children_outlive_their_orderer(running: Running) -> None:
     """After kill -9 of the ordering child its children stay; its next process hears of exits and of running children."""
     channel = Orderer(running)
     channel.want("a", "b")
-    (first,), (second,) = eventually(
-        lambda: (a := channel.pids("a")) and (b := channel.pids("b")) and (a, b), "both run"
-    )
+    (first,), (second,) = eventually(lambda: (a := channel.pids("a")) and (b := channel.pids("b")) and (a, b), "both run")
     (running.folder / "orders").unlink()  # its next life orders nothing
     os.kill(channel.pids("agent")[0], signal.SIGKILL)
     os.kill(second, signal.SIGKILL)
@@ -138,9 +134,7 @@ def test_d2_what_a_killed_orderer_had_not_read_is_told_to_its_next_life(running:
     """An unread report of an exit is not lost; confirmed messages are not sent again."""
     channel = Orderer(running)
     channel.want("a", "b")
-    (first,), (second,) = eventually(
-        lambda: (a := channel.pids("a")) and (b := channel.pids("b")) and (a, b), "both run"
-    )
+    (first,), (second,) = eventually(lambda: (a := channel.pids("a")) and (b := channel.pids("b")) and (a, b), "both run")
     os.kill(first, signal.SIGKILL)
     eventually(lambda: channel.heard("died"), "it hears of the first death")
     (orderer,) = channel.pids("agent")

@@ -35,9 +35,7 @@ def test_what_a_child_prints_is_json_in_the_log(running: Running) -> None:
     count = 3 * MOST_AT_ONCE
     running.start(running.plan("w", prints=count))
     running.wait_ready(1)
-    eventually(
-        lambda: running.said().count('"printed"') >= MOST_AT_ONCE, "as many lines as may come at once are logged"
-    )
+    eventually(lambda: running.said().count('"printed"') >= MOST_AT_ONCE, "as many lines as may come at once are logged")
     assert running.end(signal.SIGTERM) == 0
     lines = [json.loads(line) for line in running.said().splitlines()]
     assert [line for line in lines if line["event"] == "own log"] == [{"event": "own log"}]

@@ -26,9 +26,7 @@ __all__ = ["running"]
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_children_stop_stage_by_stage(running: Running, number: int) -> None:
     """The lowest stage has stopped completely before the next is asked to stop; the exit status is 0."""
-    running.start(
-        running.plan("control", stage=2), running.plan("agent", stage=1), *(running.plan(f"w{i}") for i in (0, 1))
-    )
+    running.start(running.plan("control", stage=2), running.plan("agent", stage=1), *(running.plan(f"w{i}") for i in (0, 1)))
     running.wait_ready(4)
     assert running.end(number) == 0
     order = [name for name, _, _ in running.events("stop")]
@@ -129,9 +127,7 @@ def test_workers_are_recycled_without_a_gap(running: Running) -> None:
     eventually(switched, "both are replaced")
     running.wait_ready(5)
     eventually(lambda: not any(map(is_running, first)), "the old workers are gone")
-    order = [
-        event for name, event in (line.split()[:2] for line in running.log.read_text().splitlines()) if name != "agent"
-    ]
+    order = [event for name, event in (line.split()[:2] for line in running.log.read_text().splitlines()) if name != "agent"]
     assert order[4:] == ["start", "ready", "stop", "start", "ready", "stop"]
     assert [slot for _, _, slot in running.events("ready") if slot != "-"][2:] == ["2", "0"]
     assert len(running.events("start", "agent")) == 1

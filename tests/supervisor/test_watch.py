@@ -112,9 +112,7 @@ def test_c11_a_worker_that_leaks_is_replaced_below_its_bound(running: Running) -
     assert running.end(signal.SIGTERM) == 0
 
 
-def test_a_worker_that_is_born_too_large_is_not_replaced_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_is_born_too_large_is_not_replaced_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new one would be as large; the log says so once."""
     watched = Watched(tmp_path, monkeypatch, memory_bytes=1 << 20)
     for _ in range(20):

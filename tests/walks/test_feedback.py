@@ -96,9 +96,7 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
     (control,) = [each for each in machine.family() if "roadworthy.control" in each.cmdline()]
     control.kill()
     ready = f"{machine.context()['control_url']}/readyz"
-    eventually(
-        lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back"
-    )
+    eventually(lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back")
     again = give(client, converted)
     assert again["duplicate"] >= USERS // 2
     report = client.rollouts.get("sum")["metrics"][0]
@@ -118,12 +116,8 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
     eventually(lambda: client.rollouts.get("sum")["outcome"] == "aborted", "it is over")
 
 
-@pytest.mark.parametrize(
-    ("criterion", "known"), [("feedback", {"correct": False}), ("custom.refund", {"events": ["refund"]})]
-)
-def test_a_canary_that_turns_out_bad_goes_back_by_itself(
-    client: rw.Client, criterion: str, known: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize(("criterion", "known"), [("feedback", {"correct": False}), ("custom.refund", {"events": ["refund"]})])
+def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, criterion: str, known: dict[str, Any]) -> None:
     """It answered every request; later feedback on its answers rolls it back."""
     start(client, {"strategy": "canary", "steps": [50, 100], "criteria": [criterion]})
     answers = ask(client, 60)
@@ -136,9 +130,7 @@ def test_a_canary_that_turns_out_bad_goes_back_by_itself(
     assert ended["verdict"] is not None
     (found,) = ended["verdict"]["findings"]
     assert (found["signal"], found["stable_bad"]) == (criterion, 0)
-    assert (
-        0 < found["bad"] <= len(bad)
-    )  # it is found worse as soon as enough has arrived, which may be before the last record
+    assert 0 < found["bad"] <= len(bad)  # it is found worse as soon as enough has arrived, which may be before the last record
     counts = client.feedback("sum", bad)["counts"]
     assert counts["duplicate"] == len(bad)
     assert client.rollouts.get("sum")["text"] == ended["text"]

@@ -96,13 +96,9 @@ def describe_shows_it(machine: Machine) -> None:
 
 def the_version_before_stands_in(machine: Machine) -> None:
     """The new version fails on a row; its callers get the previous version's answer, and the reply says so."""
-    machine.run(
-        "deploy", "sums:2", "--endpoint", "sums", "--set", "cache=null", "--set", 'fallback=[{"kind": "version"}]'
-    )
+    machine.run("deploy", "sums:2", "--endpoint", "sums", "--set", "cache=null", "--set", 'fallback=[{"kind": "version"}]')
     assert machine.ask(1, 2).json()["predictions"] == [1003.0]
-    reply = eventually(
-        lambda: (found := machine.ask(-1, 2)).status_code == 200 and found, "the previous version answers"
-    )
+    reply = eventually(lambda: (found := machine.ask(-1, 2)).status_code == 200 and found, "the previous version answers")
     assert reply.json()["predictions"] == [1.0]
     assert reply.headers["roadworthy-fallback"] == 'version; version="sums:1"; reason="model-failed"'
     assert reply.headers["roadworthy-version"] == "sums:1"

@@ -71,9 +71,7 @@ def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
     context = machine.context()
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
         with Counted(client) as traffic:
-            begun = client.rollouts.start(
-                "sum", "sum:2", {"strategy": "canary", "steps": [25, 100], "criteria": ["errors"]}
-            )
+            begun = client.rollouts.start("sum", "sum:2", {"strategy": "canary", "steps": [25, 100], "criteria": ["errors"]})
             eventually(lambda: client.rollouts.get("sum")["phase"] in ("returning", "finished"), "it goes back")
             eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it is back")
         ended = client.rollouts.get("sum", begun["id"])

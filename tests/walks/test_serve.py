@@ -38,9 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """model.joblib and rows.csv of a real data set."""
     folder = tmp_path_factory.mktemp("user")
     data = load_breast_cancer(as_frame=True)
-    joblib.dump(
-        make_pipeline(StandardScaler(), LogisticRegression()).fit(data.data, data.target), folder / "model.joblib"
-    )
+    joblib.dump(make_pipeline(StandardScaler(), LogisticRegression()).fit(data.data, data.target), folder / "model.joblib")
     data.frame.to_csv(folder / "rows.csv", index=False)
     return folder
 

@@ -173,9 +173,7 @@ async def _kill_worker(processes: Processes, at: Moments) -> None:
     victim.kill()
     await asyncio.to_thread(psutil.wait_procs, [victim], DEADLINE_S)
     at.worker_gone = time.monotonic()
-    await soon(
-        lambda: len([each for each in processes.workers() if each.pid != victim.pid]) == 2, "there are two again"
-    )
+    await soon(lambda: len([each for each in processes.workers() if each.pid != victim.pid]) == 2, "there are two again")
 
 
 async def _restart_gateway(processes: Processes) -> float:
@@ -209,9 +207,7 @@ def _may_call(gateway: str, key: str, body: bytes) -> bool:
     """Whether every worker knows the key; a few connections reach them all."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     replies = [
-        httpx.post(
-            f"{gateway}/v1/models/cells:predict", content=body, headers=headers, timeout=DEADLINE_S, verify=NO_TLS
-        )
+        httpx.post(f"{gateway}/v1/models/cells:predict", content=body, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
         for _ in range(16)
     ]
     return all(reply.status_code == 200 for reply in replies)

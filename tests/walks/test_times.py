@@ -92,9 +92,7 @@ def test_g3_a_frame_goes_through_the_client_to_the_bit(served: dict[str, Any]) -
     """Floats that need seventeen digits, and times of every unit and zone."""
     rng = np.random.default_rng(9)
     exact = np.array([0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 2.0**53 - 1, 1e22, 123456789.123456789])
-    x = np.concatenate(
-        [exact, rng.standard_normal(200), rng.standard_normal(200) * 10.0 ** rng.integers(-300, 300, 200)]
-    )
+    x = np.concatenate([exact, rng.standard_normal(200), rng.standard_normal(200) * 10.0 ** rng.integers(-300, 300, 200)])
     micros = MIDNIGHT + rng.integers(-(10**15), 10**15, len(x))
     naive = pd.Series(micros.astype("datetime64[us]"))
     frames = [

@@ -86,9 +86,7 @@ class Receiver:
 
     def first(self, kind: str) -> Received:
         """The first message of that type, as soon as it arrives."""
-        return eventually(
-            lambda: next((each for each in self.received if each.event["type"] == kind), None), f"{kind} arrives"
-        )
+        return eventually(lambda: next((each for each in self.received if each.event["type"] == kind), None), f"{kind} arrives")
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receiver = self

@@ -86,9 +86,7 @@ def test_an_answer_that_drips_is_left_after_the_timeout() -> None:
         thread.start()
         attempt = send(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout_s=2.0)
         over.set()
-        listener.shutdown(
-            socket.SHUT_RDWR
-        )  # ends an accept that still waits: the time may have been up before the connection
+        listener.shutdown(socket.SHUT_RDWR)  # ends an accept that still waits: the time may have been up before the connection
         thread.join()
     assert (attempt.delivered, attempt.reason) == (False, "no answer within 2 s")
 

@@ -41,9 +41,7 @@ def test_what_is_no_url_of_a_webhook_is_refused(text: str) -> None:
     assert "hunter2" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "text", ["https://hooks.example/a?b=c", "https://[2606:4700::1]:8443/", "HTTPS://Bücher.example/"]
-)
+@pytest.mark.parametrize("text", ["https://hooks.example/a?b=c", "https://[2606:4700::1]:8443/", "HTTPS://Bücher.example/"])
 def test_what_is_one_is_taken(text: str) -> None:
     """With a port, an IPv6 address, a name beyond ASCII."""
     assert parse_url(text).scheme == "https"
@@ -152,9 +150,7 @@ def codes(url: str, *networks: str) -> str:
     return caught.value.code
 
 
-@pytest.mark.parametrize(
-    "host", ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "127.1", "[::1]", "[::ffff:7f00:1]"]
-)
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "127.1", "[::1]", "[::ffff:7f00:1]"])
 def test_loopback_is_refused_however_it_is_written(host: str) -> None:
     """The system's resolver knows more ways to write an address than URL parsers do; its answer is checked."""
     assert codes(f"https://{host}/") == "webhook-address-refused"

@@ -33,6 +33,4 @@ class Cells(litserve.LitAPI):  # type: ignore[misc, unused-ignore]
 
 if __name__ == "__main__":
     server = litserve.LitServer(Cells(), accelerator="cpu", workers_per_device=1)
-    server.run(
-        host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, generate_client_file=False, log_level="warning"
-    )
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, generate_client_file=False, log_level="warning")

@@ -52,9 +52,7 @@ def add(connection: Connection, key: Key) -> None:
         Conflict: "key-name-taken".
     """
     if key.role not in ROLES:
-        raise InvalidRequest(
-            f"unknown role {key.role[:80]!r}", code="unknown-role", hint=f"roles are {', '.join(ROLES)}"
-        )
+        raise InvalidRequest(f"unknown role {key.role[:80]!r}", code="unknown-role", hint=f"roles are {', '.join(ROLES)}")
     if is_named(connection, key.name):
         raise Conflict("another key has this name", code="key-name-taken", hint="choose another name for the key")
     connection.execute(insert(keys).values(project=PROJECT, **columns_of(key)))

@@ -209,9 +209,7 @@ def _wire(document: StartDocument) -> _Agent:
     registry = WorkerRegistry(sink.offer, changed)
     confinement = Confinement(folder, document.confinement)
     orders, runners = _wire_runners(document, registry, reader, metrics)
-    sync = Sync(
-        folder / "snapshot.json", PackageStore(folder / "packages"), registry, take_snapshot, document.give_up_epoch
-    )
+    sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), registry, take_snapshot, document.give_up_epoch)
     control = shipping = None
     if document.control_url is not None:
         name = _name(document)
@@ -241,9 +239,7 @@ def _wire_runners(
         if rule:  # needed as long as a worker serves by an earlier snapshot
             return any(serves_earlier(report, runners.revision) for report in registry.reports())
         versions = (version for report in registry.reports() for version in report.versions if version.digest == digest)
-        reported = any(
-            version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions
-        )
+        reported = any(version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions)
         return reported or digest in _in_flight(reader)  # requests waiting in a worker must still be answered
 
     def on_message(message: dict[str, Any]) -> None:

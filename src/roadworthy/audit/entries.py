@@ -47,9 +47,7 @@ def has(connection: Connection, verb: str, subject: str) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def list_last(
-    connection: Connection, last: int, before: str | None, subject: str | None = None
-) -> list[dict[str, Any]]:
+def list_last(connection: Connection, last: int, before: str | None, subject: str | None = None) -> list[dict[str, Any]]:
     """The `last` newest entries, newest first, of those with smaller ids than `before`; those of one subject, or all."""
     query = select(*_SHOWN).order_by(audit_entries.c.id.desc()).limit(last)
     if before:

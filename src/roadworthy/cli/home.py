@@ -93,9 +93,7 @@ class Home:
         try:
             document = json.loads((self.path / "context.json").read_bytes())
             key = document.get("key")
-            return Context(
-                str(document["control_url"]), str(document["gateway_url"]), None if key is None else str(key)
-            )
+            return Context(str(document["control_url"]), str(document["gateway_url"]), None if key is None else str(key))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

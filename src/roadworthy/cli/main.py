@@ -127,9 +127,7 @@ def _as_known(error: Exception) -> RoadworthyError:
     """The user's own files and folders may be missing or unreadable: report that in the words of the operating system."""
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        return RoadworthyError(
-            f"{error.strerror}{where}", code="file-problem", hint="check the path and its permissions"
-        )
+        return RoadworthyError(f"{error.strerror}{where}", code="file-problem", hint="check the path and its permissions")
     return _UNFORESEEN
 
 

@@ -73,9 +73,7 @@ class Options:
 class RemoteOptions(Options):
     """Options of every command that calls the control plane."""
 
-    control_url: str | None = option(
-        "--control-url", "Use the control plane at this address.", sets="client.control_url"
-    )
+    control_url: str | None = option("--control-url", "Use the control plane at this address.", sets="client.control_url")
 
     def client(self) -> Client:
         """A client of the gateway and the control plane that the settings name."""

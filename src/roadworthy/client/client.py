@@ -215,9 +215,7 @@ class Client:
         """Roll an endpoint back to its previous version. Returns its document at once; `wait` waits for the switch."""
         return self._control.ask("POST", f"{_endpoint_path(endpoint)}:rollback")
 
-    def wait(
-        self, asked: Document, *, timeout_s: float = DEPLOY_TIMEOUT_S, progress: Progress | None = None
-    ) -> Document:
+    def wait(self, asked: Document, *, timeout_s: float = DEPLOY_TIMEOUT_S, progress: Progress | None = None) -> Document:
         """Wait until an endpoint serves the version of `asked`, the result of `deploy` or `rollback`. Returns its document.
 
         Raises:

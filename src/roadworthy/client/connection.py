@@ -173,9 +173,7 @@ def error_from(document: Mapping[str, Any], status: int, retry_after_s: float | 
     )
 
 
-_REFUSALS = frozenset(
-    {"code-not-allowed", "python-mismatch", "requirement-mismatch", "unknown-runtime", "unknown-framework"}
-)
+_REFUSALS = frozenset({"code-not-allowed", "python-mismatch", "requirement-mismatch", "unknown-runtime", "unknown-framework"})
 _DAMAGES = frozenset({"not-a-package", "package-damaged", "package-format-newer", "signature-invalid", "unsafe-name"})
 _FAULTS = frozenset({"wrong-output-count", "wrong-output-type", "model-failed"})
 

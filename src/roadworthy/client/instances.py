@@ -28,9 +28,7 @@ def encode_body(data: Any) -> bytes:
     try:
         return json.dumps({"instances": _rows(data)}, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidInput(
-            "a text contains half of a surrogate pair", code="not-json", hint="send valid Unicode"
-        ) from error
+        raise InvalidInput("a text contains half of a surrogate pair", code="not-json", hint="send valid Unicode") from error
     except ValueError as error:
         raise InvalidInput(
             "a value is infinite", code="not-finite", hint="send finite numbers, or None for a missing value"

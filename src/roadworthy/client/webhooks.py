@@ -61,9 +61,7 @@ class Webhooks:
     def __init__(self, control: Connection) -> None:
         self._control = control
 
-    def create(
-        self, url: str, *, events: Sequence[str] | None = None, endpoints: Sequence[str] | None = None
-    ) -> NewWebhook:
+    def create(self, url: str, *, events: Sequence[str] | None = None, endpoints: Sequence[str] | None = None) -> NewWebhook:
         """Create a webhook that sends events to `url` from now on. `events` and `endpoints`: None for all.
 
         Raises:

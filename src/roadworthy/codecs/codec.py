@@ -109,9 +109,7 @@ class Codec(Protocol):
         """The form of answers that it adds, or None."""
         ...
 
-    def __call__(
-        self, signature: Signature, policy: Policy, answers: AnswerWriter, *, on_loop: bool = False
-    ) -> BoundProtocol:
+    def __call__(self, signature: Signature, policy: Policy, answers: AnswerWriter, *, on_loop: bool = False) -> BoundProtocol:
         """Bind it to an endpoint. `answers` writes what callers ask for by Accept; `on_loop`: `decode` runs on the event loop."""
         ...
 

@@ -13,9 +13,7 @@ _ORDER = ("json", "csv", "arrow-stream", "arrow-file")
 def codecs() -> tuple[Codec, ...]:
     """Every codec, the usual one first."""
     found = plugins(CODECS)
-    return tuple(
-        found[name] for name in sorted(found, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-    )
+    return tuple(found[name] for name in sorted(found, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)))
 
 
 def forms() -> tuple[Form, ...]:

@@ -300,9 +300,7 @@ class OpenInference:
         rows = {name: reader.rows(tensors[name].shape, tensors[name].datatype) for name, reader in readers.items()}
         count = self._common(rows)
         if cuts:
-            self._check_slow(
-                sum(_bytes(cuts[name]) for name, reader in readers.items() if reader.slow and name in cuts)
-            )
+            self._check_slow(sum(_bytes(cuts[name]) for name, reader in readers.items() if reader.slow and name in cuts))
         columns: list[Column] = []
         for name, reader in readers.items():
             tensor = tensors[name]
@@ -419,9 +417,7 @@ def _bad_head_length() -> MalformedBody:
 def _misnamed(code: str, words: str, names: list[str]) -> InvalidInput:
     shown = [name[:64] for name in names[:MAX_PROBLEMS]]
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-    facts: dict[str, Any] = {
-        "fields": [{"name": name, "row": None, "problem": code, "expected": None} for name in shown]
-    }
+    facts: dict[str, Any] = {"fields": [{"name": name, "row": None, "problem": code, "expected": None} for name in shown]}
     if len(names) > len(shown):
         facts["more"] = len(names) - len(shown)
     hint = "the endpoint's metadata lists its inputs"

@@ -134,18 +134,14 @@ def _text(body: bytes) -> str:
             f"the body is not valid UTF-8 at byte {error.start}", code="invalid-utf-8", facts={"byte": error.start}
         ) from None
     if text.startswith(_BOM):
-        raise MalformedBody(
-            "the body starts with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM"
-        )
+        raise MalformedBody("the body starts with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM")
     if "\0" in text:
         raise MalformedBody("the body contains a NUL character", code="invalid-text", hint="remove it")
     return text
 
 
 def _malformed(words: str, line: int | None) -> MalformedBody:
-    return MalformedBody(
-        f"the body {words}", code="malformed-csv", hint=_HINT, facts={} if line is None else {"line": line}
-    )
+    return MalformedBody(f"the body {words}", code="malformed-csv", hint=_HINT, facts={} if line is None else {"line": line})
 
 
 def _column(field: Field, cells: Sequence[str], integers: str | None) -> Column:

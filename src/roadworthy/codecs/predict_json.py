@@ -32,9 +32,7 @@ class PredictJson(Accepting):
     media_types = (b"application/json",)
     takes_views = False
 
-    def __init__(
-        self, signature: Signature, policy: Policy, answers: Answers | None = None, *, on_loop: bool = False
-    ) -> None:
+    def __init__(self, signature: Signature, policy: Policy, answers: Answers | None = None, *, on_loop: bool = False) -> None:
         self.layout = layout = Layout(signature.inputs, policy.timestamps.integers)
         super().__init__(answers or Answers(signature.outputs))
         self._max_rows = policy.max_rows

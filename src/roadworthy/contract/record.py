@@ -166,9 +166,7 @@ def count_records(payload: bytes | bytearray) -> int:
 
 
 def _columns(kind: RecordKind, rows: Sequence[RecordRow]) -> RecordColumns:
-    ids, at_us, request_ids, latency_us, counts, json_bytes, output_json_bytes, inputs, outputs, units = zip(
-        *rows, strict=True
-    )
+    ids, at_us, request_ids, latency_us, counts, json_bytes, output_json_bytes, inputs, outputs, units = zip(*rows, strict=True)
     return RecordColumns(
         kind,
         _texts(ids),

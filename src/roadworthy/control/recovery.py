@@ -77,9 +77,7 @@ def begin_again(url: str, clock: Clock) -> Restored:
         before, revision = read_revision(connection)
         begin_life(connection)
         epoch, now = read_revision(connection)
-        append(
-            connection, clock.now_us(), AuditEvent(RESTORE, "restored", before, {"revision": revision, "epoch": epoch})
-        )
+        append(connection, clock.now_us(), AuditEvent(RESTORE, "restored", before, {"revision": revision, "epoch": epoch}))
     return Restored(epoch, now)
 
 

@@ -27,9 +27,7 @@ def build_context(document: Mapping[str, Any]) -> ControlContext:
         StoreError: the database is unusable.
     """
     chosen: dict[str, Any] = {name: document[name] for name in ("max_package_bytes", "feedback_max_rows")}
-    chosen |= {
-        name: document[name] for name in ("record_max_bytes", "database_wait_s") if document.get(name) is not None
-    }
+    chosen |= {name: document[name] for name in ("record_max_bytes", "database_wait_s") if document.get(name) is not None}
     chosen |= {name: tuple(document.get(name) or ()) for name in ("allowed_hosts", "webhook_networks")}
     private = (Path(document["blob_folder"]), *(Path(folder) for folder in document.get("private", ())))
     bounds = Bounds(document.get("confinement") or REQUIRED, tuple(document.get("grants") or ()), private)

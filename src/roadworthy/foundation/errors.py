@@ -150,9 +150,7 @@ class InputRefused(ModelFault):
     code = "input-refused"
 
 
-def model_fault(
-    message: str, code: str, hint: str | None = None, facts: Mapping[str, object] | None = None
-) -> ModelFault:
+def model_fault(message: str, code: str, hint: str | None = None, facts: Mapping[str, object] | None = None) -> ModelFault:
     """Rebuild a ModelFault that another process described, with the class of `code`."""
     kind = InputRefused if code == InputRefused.code else ModelFault
     return kind(message, code=code, hint=hint, facts=facts)

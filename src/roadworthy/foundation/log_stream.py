@@ -31,9 +31,7 @@ class LogStream:
         dropped: number of lines that were never written.
     """
 
-    def __init__(
-        self, descriptor: int, describe: Callable[[int], str], *, most_held_bytes: int = MOST_HELD_BYTES
-    ) -> None:
+    def __init__(self, descriptor: int, describe: Callable[[int], str], *, most_held_bytes: int = MOST_HELD_BYTES) -> None:
         self.dropped = 0
         self._descriptor = descriptor
         self._describe = describe

@@ -88,9 +88,7 @@ def _check_signal(signal: Any) -> Iterable[object]:
         raise ValueError("it derives from no class of roadworthy.signals.signal")
     signal.check_itself()
     if not _SIGNAL.fullmatch(signal.name):
-        raise ValueError(
-            f"a signal's name has lower-case letters, digits and underscores, 63 at most, not {signal.name!r:.80}"
-        )
+        raise ValueError(f"a signal's name has lower-case letters, digits and underscores, 63 at most, not {signal.name!r:.80}")
     return ()
 
 
@@ -104,9 +102,7 @@ def _check_layer(layer: Any) -> Iterable[object]:
 
 
 FRAMEWORKS = Kind("frameworks", 1, ("name", "recognises", "answer", "categories", "save", "load"), _suffixes)
-CODECS = Kind(
-    "codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types
-)
+CODECS = Kind("codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types)
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
 SIGNALS = Kind("signals", 1, ("name", "kind", "event", "compares", "allowed"), _check_signal)
 LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _check_layer)
@@ -185,9 +181,7 @@ def plugins(kind: Kind) -> Mapping[str, Any]:
         elif plugin.distribution == OWN:
             raise _incomplete(f"{kind.group}: {plugin.name}: {plugin.reason}")
         else:
-            _log.error(
-                "plug-in %s %s of %s was not loaded: %s", kind.name, plugin.name, plugin.distribution, plugin.reason
-            )
+            _log.error("plug-in %s %s of %s was not loaded: %s", kind.name, plugin.name, plugin.distribution, plugin.reason)
     if not found:
         raise _incomplete(f"no entry points in the group {kind.group}")
     return MappingProxyType(found)
@@ -208,9 +202,7 @@ def survey() -> list[Plugin]:
             if entry.group.startswith(f"{OWN}.") and (entry.group not in groups or name not in named):
                 found.append(_unread(distribution, entry, known=entry.group in groups))  # noqa: PERF401 - two loops read better
     found += [
-        Plugin(
-            "", "", name, "", NOT_INSTALLED, "general.plugins names it; install it here, or take it out of the setting"
-        )
+        Plugin("", "", name, "", NOT_INSTALLED, "general.plugins names it; install it here, or take it out of the setting")
         for name in _allowed
         if name not in installed
     ]

@@ -204,9 +204,7 @@ class SlotWriter:
         left = {name: self.values[self._places[name][0]] for name in gauges}
         self.left = {name: value for name, value in left.items() if value}
         self._crashed = bool(self._words[_PID])
-        self._shared = [
-            (0, dict[str, tuple[int, int]]()) for _ in range(self.slots)
-        ]  # by slot: entries seen, runs among them
+        self._shared = [(0, dict[str, tuple[int, int]]()) for _ in range(self.slots)]  # by slot: entries seen, runs among them
         self.boot = ""
         self.starts = 0
 
@@ -244,9 +242,7 @@ class SlotWriter:
             return known[0]
         text = name.encode("utf-8")
         free = self._free.get(width)
-        room = (
-            self._next_position < self._geometry.names and self._next_cell + width <= MAX_WIDTH + self._geometry.cells
-        )
+        room = self._next_position < self._geometry.names and self._next_cell + width <= MAX_WIDTH + self._geometry.cells
         if width > MAX_WIDTH or not text or len(text) > MAX_NAME_BYTES or not (room or free):
             self._words[_OVERFLOWS] += 1
             self._places[name] = (0, min(width, MAX_WIDTH))
@@ -332,9 +328,7 @@ class SlotWriter:
                 cell, width = runs[name]
                 first = start + self._geometry.values + cell * 8
                 numbers = list(struct.unpack_from(f"={width}q", self._mapped, first))
-                found.append(
-                    (numbers, slot == self.slot or is_running(struct.unpack_from("=q", self._mapped, start)[0]))
-                )
+                found.append((numbers, slot == self.slot or is_running(struct.unpack_from("=q", self._mapped, start)[0])))
         return found
 
     def ready_slots(self) -> list[int]:
@@ -434,9 +428,7 @@ class SlabReader:
         self._mapped.close()
 
 
-def _entries(
-    mapped: mmap.mmap, geometry: _Geometry, start: int, known: int
-) -> Iterator[tuple[int, str, int, int, int]]:
+def _entries(mapped: mmap.mmap, geometry: _Geometry, start: int, known: int) -> Iterator[tuple[int, str, int, int, int]]:
     """(position, name, kind, width, first cell) of the directory's entries from position `known` up to the first incomplete
     one."""
     for position in range(known, geometry.names):

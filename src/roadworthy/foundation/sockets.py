@@ -30,9 +30,7 @@ def listen(host: str, port: int, *, setting: str = "port") -> socket.socket:
         SettingsError: code "port-taken": another process listens there; "address-unusable": this machine cannot bind the address.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise _unusable(host, port, setting) from error

@@ -34,9 +34,7 @@ def external_files(model: Any) -> Collection[str]:
     names = dict.fromkeys(_place(tensor)["location"] for tensor in model.graph.initializer if _is_outside(tensor))
     for name in names:
         if not _PLAIN.fullmatch(name) or name.endswith("."):
-            raise FormatMismatch(
-                f"it names the file {name[:80]!r}, expected the name of a file in the graph's own folder"
-            )
+            raise FormatMismatch(f"it names the file {name[:80]!r}, expected the name of a file in the graph's own folder")
     return list(names)
 
 
@@ -63,9 +61,7 @@ def _array(tensor: Any, content: bytes) -> Array:
     expected = math.prod(shape) * dtype.itemsize
     length = expected if "length" not in place else length
     if offset < 0 or length != expected or offset + length > len(content):
-        raise FormatMismatch(
-            f"the tensor {tensor.name[:80]!r} does not lie in its file: {expected:,} bytes were expected"
-        )
+        raise FormatMismatch(f"the tensor {tensor.name[:80]!r} does not lie in its file: {expected:,} bytes were expected")
     return np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
 
 

@@ -115,9 +115,7 @@ def parse_model(data: bytes) -> Any:
         built_in = domain_of(node) in _BUILT_IN and node.op_type not in _EXECUTING
         if not built_in and (domain_of(node), node.op_type) not in local:
             operator = f"{node.domain[:80]}.{node.op_type[:80]}"
-            raise FormatMismatch(
-                f"the operator {operator} is not of ONNX, so a library of someone's own would execute it"
-            )
+            raise FormatMismatch(f"the operator {operator} is not of ONNX, so a library of someone's own would execute it")
     outside = [tensor for tensor in _tensors(model) if tensor.data_location or tensor.external_data]
     if len(outside) > sum(bool(tensor.data_location or tensor.external_data) for tensor in model.graph.initializer):
         raise FormatMismatch("a tensor that is not an initializer of the graph itself lies in another file")

@@ -48,9 +48,7 @@ class ScikitLearn:
 
     def recognises(self, model: object) -> bool:
         """An estimator: scikit-learn's base class is among its ancestors. Nothing is imported."""
-        return any(
-            base.__module__.startswith("sklearn.") and base.__name__ == "BaseEstimator" for base in type(model).__mro__
-        )
+        return any(base.__module__.startswith("sklearn.") and base.__name__ == "BaseEstimator" for base in type(model).__mro__)
 
     def answer(self, model: Any, rows: Any) -> Mapping[str, Array]:
         """Classifiers: "label" and, where the model has them, "probabilities" (rows, classes); all else: "prediction"."""

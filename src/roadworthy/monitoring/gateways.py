@@ -33,9 +33,7 @@ class Gateway:
 
 def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
     """Apply a frame; False if it, or a later one of the same boot, was applied before."""
-    known = connection.execute(
-        select(gateways.c.boot, gateways.c.sequence).where(gateways.c.id == frame.gateway)
-    ).first()
+    known = connection.execute(select(gateways.c.boot, gateways.c.sequence).where(gateways.c.id == frame.gateway)).first()
     if known is not None and known.boot == frame.boot and frame.sequence <= known.sequence:
         return False
     values = {

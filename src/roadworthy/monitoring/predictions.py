@@ -204,9 +204,7 @@ def _read(handle: BinaryIO, last: int, prediction_id: str | None) -> list[dict[s
     with handle:
         filters = None if prediction_id is None else [("id", "=", prediction_id.partition(":")[0])]
         try:
-            table = pq.read_table(
-                handle, columns=[*_TEXTS, *_NUMBERS], filters=filters, page_checksum_verification=True
-            )
+            table = pq.read_table(handle, columns=[*_TEXTS, *_NUMBERS], filters=filters, page_checksum_verification=True)
             table = table.take(compute.sort_indices(table["at_us"])[-last:])
             table.validate(full=True)
             rows: list[dict[str, Any]] = table.to_pylist()

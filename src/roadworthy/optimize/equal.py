@@ -76,9 +76,7 @@ def compare(expected: Batch, found: Batch, tolerance: Tolerance) -> Difference |
 
 def _compare_form(expected: Batch, found: Batch) -> Difference | None:
     if expected.rows != found.rows:
-        return Difference(
-            None, "the number of rows", str(expected.rows), str(found.rows), max(expected.rows, found.rows)
-        )
+        return Difference(None, "the number of rows", str(expected.rows), str(found.rows), max(expected.rows, found.rows))
     forms = [[(f.name, f.dtype.value, f.shape) for f in batch.layout.fields] for batch in (expected, found)]
     if forms[0] != forms[1]:
         return Difference(None, "the outputs", _shorten(forms[0]), _shorten(forms[1]), expected.rows)
@@ -92,9 +90,7 @@ def _compare_form(expected: Batch, found: Batch) -> Difference | None:
 def _differing_rows(expected: Batch, found: Batch, position: int, tolerance: Tolerance) -> Array:
     """bool (rows,): whether any element of the field differs."""
     same = _same(expected, found, position, tolerance)
-    return np.asarray(
-        ~same.reshape(expected.rows, -1).all(axis=1) if same.size else np.zeros(expected.rows, dtype=bool)
-    )
+    return np.asarray(~same.reshape(expected.rows, -1).all(axis=1) if same.size else np.zeros(expected.rows, dtype=bool))
 
 
 def _same(expected: Batch, found: Batch, position: int, tolerance: Tolerance) -> Array:

@@ -48,9 +48,7 @@ def searchable(signature: Signature) -> tuple[RawColumn, ...]:
         raws = raw_columns(signature)
     except NotConvertible:
         return ()
-    usable = (
-        raw for raw in raws if raw.dtype.is_numeric and raw.dtype is not DType.UINT64 and not raw.field.categorical
-    )
+    usable = (raw for raw in raws if raw.dtype.is_numeric and raw.dtype is not DType.UINT64 and not raw.field.categorical)
     return tuple(usable)
 
 

@@ -103,9 +103,7 @@ class _ZipFiles:
             kind = stat.S_IFMT(member.external_attr >> 16)
             plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits  # nothing encrypted or patched
             if not plain or kind not in (0, stat.S_IFREG) or member.file_size != member.compress_size:
-                raise unsafe_member(
-                    f"{name} is a link, a special file or compressed; a package holds stored files only"
-                )
+                raise unsafe_member(f"{name} is a link, a special file or compressed; a package holds stored files only")
             if name.casefold() in folded:
                 raise unsafe_member(f"the package holds the name {name} twice")
             folded.add(name.casefold())

@@ -51,9 +51,7 @@ def _construction(entry: RuntimeEntry) -> list[str]:
     guards = entry.options.get("guards", [])
     if guards:
         said = entry.options.get("refusal", "")
-        lines.append(
-            f"- out-of-range values in {len(guards)} columns are refused, as the original refuses them ({said})"
-        )
+        lines.append(f"- out-of-range values in {len(guards)} columns are refused, as the original refuses them ({said})")
     return [*lines, ""]
 
 

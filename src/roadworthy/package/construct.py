@@ -39,9 +39,7 @@ def _closed(_batch: Batch) -> Batch:
     raise PackageRefused("the model is closed", code="model-closed", hint="load the package again")
 
 
-def construct(
-    package: Package, *, allow_code: Collection[str] = (), runtime: str | None = None, threads: int = 1
-) -> Constructed:
+def construct(package: Package, *, allow_code: Collection[str] = (), runtime: str | None = None, threads: int = 1) -> Constructed:
     """Build a package from its unpacked folder.
 
     Args:

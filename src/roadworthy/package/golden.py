@@ -132,9 +132,7 @@ def read_golden(signature: Signature, read: Callable[[str], bytes]) -> tuple[Bat
     inputs = _from_bytes(Layout(signature.inputs), read(INPUTS))
     outputs = _from_bytes(Layout(signature.outputs), read(OUTPUTS))
     if inputs.rows != outputs.rows or not inputs.rows:
-        raise PackageInvalid(
-            f"the golden examples hold {inputs.rows} inputs and {outputs.rows} answers", code="golden-invalid"
-        )
+        raise PackageInvalid(f"the golden examples hold {inputs.rows} inputs and {outputs.rows} answers", code="golden-invalid")
     return inputs, outputs
 
 

@@ -95,10 +95,7 @@ def list_models(connection: Connection, after: str, limit: int) -> list[tuple[st
 def list_versions(connection: Connection, model: str, after: int, limit: int) -> list[Version]:
     """Versions of a model with numbers greater than `after`, ascending."""
     query = (
-        select(versions)
-        .where(versions.c.model == model, versions.c.version > after)
-        .order_by(versions.c.version)
-        .limit(limit)
+        select(versions).where(versions.c.model == model, versions.c.version > after).order_by(versions.c.version).limit(limit)
     )
     return [_version(row) for row in connection.execute(query)]
 

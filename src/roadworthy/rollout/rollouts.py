@@ -94,9 +94,7 @@ def change(connection: Connection, rollout: Rollout) -> Rollout:
     """
     after = replace(rollout, writes=rollout.writes + 1)
     done = connection.execute(
-        update(rollouts)
-        .where(rollouts.c.id == rollout.id, rollouts.c.writes == rollout.writes)
-        .values(**_values(after))
+        update(rollouts).where(rollouts.c.id == rollout.id, rollouts.c.writes == rollout.writes).values(**_values(after))
     )
     if done.rowcount != 1:
         raise Conflict(

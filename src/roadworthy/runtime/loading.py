@@ -32,9 +32,7 @@ def package_loader(folder: Path, threads: int) -> Loader:
 
         package = open_held(folder, entry.digest)
         for runtime, reason in package.withheld.items():
-            structlog.get_logger("package").warning(
-                "runtime-withheld", digest=entry.digest, runtime=runtime, reason=reason
-            )
+            structlog.get_logger("package").warning("runtime-withheld", digest=entry.digest, runtime=runtime, reason=reason)
         constructed = construct(package, allow_code=_allowed(entry), threads=threads)
         try:
             prove(constructed)

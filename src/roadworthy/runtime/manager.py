@@ -194,9 +194,7 @@ class Manager:
             return VersionState(digest, State.FAILED.value, code=KEPT_OUT, reason=sentence(self._kept_out[digest]))
         if state is State.READY:
             version = self._versions[digest]
-            return VersionState(
-                digest, state.value, runtime=version.runtime, placement=sentence(version.placed.summary())
-            )
+            return VersionState(digest, state.value, runtime=version.runtime, placement=sentence(version.placed.summary()))
         if state is State.FAILED:
             code, reason = self._faults[digest]
             return VersionState(digest, state.value, code=code, reason=sentence(reason))

@@ -115,17 +115,14 @@ class Batch(msgspec.Struct, eq=False):
     def slice(self, start: int, stop: int) -> Batch:
         """Rows from start to stop (exclusive), as views."""
         blocks = tuple(
-            Block(block.values[start:stop], None if block.mask is None else block.mask[start:stop])
-            for block in self.blocks
+            Block(block.values[start:stop], None if block.mask is None else block.mask[start:stop]) for block in self.blocks
         )
         return Batch(self.layout, stop - start, blocks)
 
     def take(self, rows: Array | Sequence[int]) -> Batch:
         """The given rows, copied, in the given order."""
         index = np.asarray(rows, dtype=np.intp)
-        blocks = tuple(
-            Block(block.values[index], None if block.mask is None else block.mask[index]) for block in self.blocks
-        )
+        blocks = tuple(Block(block.values[index], None if block.mask is None else block.mask[index]) for block in self.blocks)
         return Batch(self.layout, len(index), blocks)
 
     @staticmethod

@@ -73,9 +73,7 @@ class DType(str, Enum):
             return None
 
 
-_INTEGERS = frozenset(
-    {DType.INT8, DType.INT16, DType.INT32, DType.INT64, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64}
-)
+_INTEGERS = frozenset({DType.INT8, DType.INT16, DType.INT32, DType.INT64, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64})
 _OBJECTS = frozenset({DType.STRING, DType.JSON})
 _NUMPY: dict[DType, np.dtype[np.generic]] = {
     dtype: np.dtype(object) if dtype in _OBJECTS else np.dtype("int64" if dtype is DType.TIMESTAMP else dtype.value)

@@ -231,9 +231,7 @@ def polars_type(field: Field) -> Any:
 
     native = field.native
     if field.categorical:
-        return (
-            pl.Categorical() if native == "Categorical" else pl.Enum([str(label) for label in field.categories or ()])
-        )
+        return pl.Categorical() if native == "Categorical" else pl.Enum([str(label) for label in field.categories or ()])
     if field.dtype is DType.TIMESTAMP:
         return _polars_time(pl, native)
     if native is not None:

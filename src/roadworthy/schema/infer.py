@@ -71,9 +71,7 @@ def _with_privacy(field: Field, privacy: Privacy) -> Field:
 def _fields_of(sample: Any) -> tuple[list[Field], Container]:
     library = library_of(sample)
     if library in ("pandas", "polars") and not hasattr(sample, "columns"):
-        raise _unsupported(
-            sample, "convert it to what the model takes: a list with to_list(), or a DataFrame with to_frame()"
-        )
+        raise _unsupported(sample, "convert it to what the model takes: a list with to_list(), or a DataFrame with to_frame()")
     if library in ("pandas", "polars"):
         _check_names(list(sample.columns))
         _check_rows(len(sample))
@@ -107,9 +105,7 @@ def _refused(name: str, problem: str, hint: str = _CONVERT) -> PackError:
 def _check_plain(array: Array) -> None:
     """Refuse kinds of arrays that cannot be restored from a request: masked arrays and matrices."""
     if isinstance(array, (np.ma.MaskedArray, np.matrix)):
-        raise _unsupported(
-            array, "train on a plain array with NaN for missing values: array.filled(np.nan), np.asarray(matrix)"
-        )
+        raise _unsupported(array, "train on a plain array with NaN for missing values: array.filled(np.nan), np.asarray(matrix)")
 
 
 def _untyped(name: str) -> PackError:
@@ -143,9 +139,7 @@ def _check_names(names: list[Any]) -> None:
             raise _refused(name, "the name is empty or has control characters", "rename the column")
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise PackError(
-            f"duplicate columns: {', '.join(twice)}", code="duplicate-column", hint="rename or drop one of each"
-        )
+        raise PackError(f"duplicate columns: {', '.join(twice)}", code="duplicate-column", hint="rename or drop one of each")
 
 
 def _list_field(sample: Sequence[Any]) -> Field:
@@ -274,9 +268,7 @@ def _array_field(array: Array) -> Field:
         exact = dataclasses.replace(field, native="object", missing=mark, element=element_of(present))
         return dataclasses.replace(exact, shape=array.shape[1:], categories=None)
     if array.dtype.kind in "SV":
-        raise PackError(
-            "expected text or numbers, got an array of bytes", code="unsupported-sample", hint="decode it to text"
-        )
+        raise PackError("expected text or numbers, got an array of bytes", code="unsupported-sample", hint="decode it to text")
     nulls = array.dtype.kind == "f" and bool(np.isnan(array).any())
     field = _numbers(ARRAY_FIELD, array[~np.isnan(array)] if nulls else array.reshape(-1), nulls)
     exact_name = array.dtype.str.lstrip("<>=|") if array.dtype.kind == "U" else array.dtype.name
@@ -385,9 +377,7 @@ def _numbers(name: str, present: Array, nulls: bool) -> Field:
     return Field(name, dtype, nullable=nulls, minimum=repr(low), maximum=repr(high))
 
 
-def infer_outputs(
-    answers: Mapping[str, Array], *, categories: Mapping[str, Sequence[Scalar]] | None = None
-) -> tuple[Field, ...]:
+def infer_outputs(answers: Mapping[str, Array], *, categories: Mapping[str, Sequence[Scalar]] | None = None) -> tuple[Field, ...]:
     """Infer the output fields from a model's named answers; `categories` gives an output's labels in their own order.
 
     Raises:

@@ -59,13 +59,7 @@ class DataFrames:
 
 def _is_numbers(field: Field, kind: Any, dtype: DType) -> bool:
     """Whether a column holds plain numbers of `dtype`, which are stored alike in a batch and in pandas."""
-    return (
-        field.dtype is dtype
-        and not field.shape
-        and isinstance(kind, np.dtype)
-        and kind == dtype.numpy
-        and kind.kind in "iufb"
-    )
+    return field.dtype is dtype and not field.shape and isinstance(kind, np.dtype) and kind == dtype.numpy and kind.kind in "iufb"
 
 
 def _pandas_maker(pd: Any, field: Field, kind: Any) -> Maker:
@@ -88,9 +82,7 @@ def _extension_maker(pd: Any, kind: Any) -> Maker:
         # pandas documents _from_sequence as the constructor of extension arrays
         return lambda values, mask: array._from_sequence(_with_none(values, mask), dtype=kind)  # noqa: SLF001
     if isinstance(kind, pd.DatetimeTZDtype):
-        return lambda values, mask: (
-            pd.DatetimeIndex(times(values, mask, kind.unit)).tz_localize("UTC").tz_convert(kind.tz).array
-        )
+        return lambda values, mask: pd.DatetimeIndex(times(values, mask, kind.unit)).tz_localize("UTC").tz_convert(kind.tz).array
     if array in (pd.arrays.IntegerArray, pd.arrays.FloatingArray, pd.arrays.BooleanArray):
         return lambda values, mask: array(values.copy(), np.zeros(len(values), bool) if mask is None else mask.copy())
     return lambda values, mask: pd.array(_with_nan(values, mask), dtype=kind)

@@ -111,8 +111,7 @@ def decode_rows(layout: Layout, rows: Sequence[object], *, extra: str = "refuse"
     columns, ignored = _by_column(layout, rows, extra, problems)
     problems.raise_if_any()
     pairs = [
-        _decode_column(field, values, problems, layout.integers)
-        for field, values in zip(layout.fields, columns, strict=True)
+        _decode_column(field, values, problems, layout.integers) for field, values in zip(layout.fields, columns, strict=True)
     ]
     problems.raise_if_any()
     return Batch.from_columns(layout, pairs, len(rows)), ignored
@@ -158,9 +157,7 @@ def hint_of(code: str) -> str | None:
 def misfit(field: Field, code: str, problem: str, row: int | None = None) -> InvalidInput:
     """The error for a column, or for one row of a table, that is not checked value by value."""
     problems = _Problems()
-    problems.add(
-        code, field.name, row, problem, f"{field.dtype.value} {list(field.shape)}" if field.shape else field.dtype.value
-    )
+    problems.add(code, field.name, row, problem, f"{field.dtype.value} {list(field.shape)}" if field.shape else field.dtype.value)
     return problems.error()
 
 
@@ -169,9 +166,7 @@ def no_rows() -> InvalidInput:
     return InvalidInput("there are no rows", code="empty-batch", hint=_HINTS["empty-batch"], facts={"fields": []})
 
 
-def _by_column(
-    layout: Layout, rows: Sequence[object], extra: str, problems: _Problems
-) -> tuple[list[list[object]], int]:
+def _by_column(layout: Layout, rows: Sequence[object], extra: str, problems: _Problems) -> tuple[list[list[object]], int]:
     """Transpose rows of any accepted form into one list of values per field."""
     if isinstance(rows[0], dict):
         return _from_records(layout, rows, extra, problems)
@@ -201,9 +196,7 @@ def _bare_value(field: Field, row: object) -> object:
     return row
 
 
-def _from_records(
-    layout: Layout, rows: Sequence[object], extra: str, problems: _Problems
-) -> tuple[list[list[object]], int]:
+def _from_records(layout: Layout, rows: Sequence[object], extra: str, problems: _Problems) -> tuple[list[list[object]], int]:
     names = [field.name for field in layout.fields]
     known = set(names)
     optional = {field.name for field in layout.fields if field.missing is Missing.ABSENT}
@@ -235,9 +228,7 @@ def _from_records(
     return columns, ignored
 
 
-def _decode_column(
-    field: Field, values: list[object], problems: _Problems, integers: str | None
-) -> tuple[Array, Array | None]:
+def _decode_column(field: Field, values: list[object], problems: _Problems, integers: str | None) -> tuple[Array, Array | None]:
     decode = _decoder(field, integers)
     if field.shape:
         return _decode_tensor(field, values, problems, decode)
@@ -284,23 +275,17 @@ def _decoder(field: Field, integers: str | None) -> _Decode:
     return partial(_DECODERS[field.dtype], field)
 
 
-def _decode_tensor(
-    field: Field, values: list[object], problems: _Problems, decode: _Decode
-) -> tuple[Array, Array | None]:
+def _decode_tensor(field: Field, values: list[object], problems: _Problems, decode: _Decode) -> tuple[Array, Array | None]:
     flat: list[Any] = []
     nulls: list[int] = []
     shape: tuple[int, ...] | None = None
     for number, value in enumerate(values):
         try:
             found = _nested_shape(value, len(field.shape))
-            if len(found) != len(field.shape) or any(
-                want not in (-1, got) for want, got in zip(field.shape, found, strict=True)
-            ):
+            if len(found) != len(field.shape) or any(want not in (-1, got) for want, got in zip(field.shape, found, strict=True)):
                 raise ProblemError("wrong-shape", f"expected shape {list(field.shape)}, got {list(found)}")
             if shape is not None and found != shape:
-                raise ProblemError(
-                    "wrong-shape", f"expected shape {list(shape)}, as in the previous rows, got {list(found)}"
-                )
+                raise ProblemError("wrong-shape", f"expected shape {list(shape)}, as in the previous rows, got {list(found)}")
             shape = found
             _flatten(field, value, len(field.shape), (flat, nulls), decode)
         except ProblemError as problem:
@@ -360,9 +345,7 @@ def _decode_float(field: Field, value: object) -> float:
         raise _wrong_type(field, value)
     if isinstance(value, int):
         if abs(value) > _EXACT_FLOAT_LIMIT:
-            raise ProblemError(
-                "out-of-range", f"expected {field.dtype.value}, got an integer that it cannot represent exactly"
-            )
+            raise ProblemError("out-of-range", f"expected {field.dtype.value}, got an integer that it cannot represent exactly")
         return float(value)
     if not math.isfinite(value):
         raise _not_finite(value)

@@ -64,10 +64,7 @@ def _positions(layout: Layout, row: Any) -> Any:
     """A row of values in the layout's order; some may be nested."""
     if not isinstance(row, (list, tuple)) or len(row) != len(layout.fields):
         return _plain(row)
-    return [
-        _cell(value) if field.dtype is DType.JSON else _plain(value)
-        for field, value in zip(layout.fields, row, strict=True)
-    ]
+    return [_cell(value) if field.dtype is DType.JSON else _plain(value) for field, value in zip(layout.fields, row, strict=True)]
 
 
 def _cell(value: Any) -> Any:
@@ -99,9 +96,7 @@ def _plain(value: Any) -> Any:
 
 def _from_frame(layout: Layout, names: list[Any], rows: int, values_of: Callable[[str], tuple[Any, Any]]) -> Batch:
     wanted = [field.name for field in layout.fields]
-    match_columns(
-        wanted, [name for name in names if isinstance(name, str)], "ignore"
-    )  # missing columns, before unknown ones
+    match_columns(wanted, [name for name in names if isinstance(name, str)], "ignore")  # missing columns, before unknown ones
     match_columns(wanted, [str(name) for name in names], "refuse")
     if rows == 0:
         raise no_rows()
@@ -155,13 +150,7 @@ def _fit(field: Field, values: Any, nulls: Any, integers: str | None = None) -> 
         return _fit_times(field, values, mask, integers)
     if values.dtype.kind == "m":  # numpy would convert durations to nanoseconds
         raise misfit(field, "wrong-type", f"expected {field.dtype.value}, got durations")
-    if (
-        found is None
-        or values.dtype.kind == "U"
-        or field.dtype.numpy == np.dtype(object)
-        or field.shape
-        or field.categorical
-    ):
+    if found is None or values.dtype.kind == "U" or field.dtype.numpy == np.dtype(object) or field.shape or field.categorical:
         clean = _inside if field.dtype is DType.JSON else _plain
         plain = [None if mask is not None and mask[i] else clean(v) for i, v in enumerate(values.tolist())]
         batch, _ = decode_rows(Layout((field,), integers), [{field.name: value} for value in plain])
@@ -207,9 +196,7 @@ def _cast(field: Field, values: Array) -> Array:
         with np.errstate(over="ignore"):
             cast = values.astype(field.dtype.numpy)
         if kind in "iu" and (np.abs(values.astype(object)) > 2**53).any():
-            raise misfit(
-                field, "out-of-range", f"expected {field.dtype.value}, got integers that it cannot represent exactly"
-            )
+            raise misfit(field, "out-of-range", f"expected {field.dtype.value}, got integers that it cannot represent exactly")
         return cast
     if field.dtype.is_integer and kind in "iu":
         bounds = np.iinfo(field.dtype.value)

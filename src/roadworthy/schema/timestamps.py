@@ -78,8 +78,7 @@ def from_integer(field: Field, value: int, unit: str | None) -> int:
         low, high = window[0] + _TEN_YEARS, window[1] - _TEN_YEARS
         raise ProblemError(
             "timestamp-far-from-training",
-            f"{words} {to_text(moment)}, more than ten years outside the training range"
-            f" ({to_text(low)} to {to_text(high)})",
+            f"{words} {to_text(moment)}, more than ten years outside the training range ({to_text(low)} to {to_text(high)})",
         )
     return moment
 

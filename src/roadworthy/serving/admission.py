@@ -35,9 +35,7 @@ class Keys:
             raise Unauthenticated("this call needs an API key", code="no-key", hint="send Authorization: Bearer rw_…")
         entry = self._by_hash.get(hashlib.sha256(presented).hexdigest()) if len(presented) <= _MOST_KEY_BYTES else None
         if entry is None:
-            raise Unauthenticated(
-                "unknown API key", code="unknown-key", hint="it may have been revoked; ask for a new key"
-            )
+            raise Unauthenticated("unknown API key", code="unknown-key", hint="it may have been revoked; ask for a new key")
         if entry.role not in _CALLING_ROLES:
             raise Forbidden(
                 f"a key of the role {entry.role} may not call endpoints",

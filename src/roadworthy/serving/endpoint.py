@@ -240,9 +240,7 @@ class _Binding:
         rule = self.rules.get(package, name)
         return None if rule is None else (name, rule)
 
-    def _fallback_version(
-        self, chosen: str, signature: Signature, digest: str | None
-    ) -> tuple[str, FallbackVersion] | None:
+    def _fallback_version(self, chosen: str, signature: Signature, digest: str | None) -> tuple[str, FallbackVersion] | None:
         if digest is None or digest == chosen:
             return None
         version, package = self.find(digest), self.packages.get(digest)

@@ -380,9 +380,7 @@ class Totals:
     probe_us: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     counted: dict[tuple[str, ...], int] = field(default_factory=lambda: defaultdict(int))
     sharing: dict[bool, int] = field(default_factory=lambda: defaultdict(int))
-    breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(default_factory=lambda: defaultdict(list))
     evidence: EvidenceTotals = field(default_factory=EvidenceTotals)
     run_times: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * BINS))
     slots: list[SlotStatus] = field(default_factory=list)

@@ -75,9 +75,7 @@ class ServingState:
         self._rules: Rules | None = None
         self._shared: SharedCache | None = None
 
-    def attach(
-        self, manager: Manager, edge: Edge, rules: Rules | None = None, shared: SharedCache | None = None
-    ) -> None:
+    def attach(self, manager: Manager, edge: Edge, rules: Rules | None = None, shared: SharedCache | None = None) -> None:
         """Set what cannot be made before this object: the manager, the edge, the packages' rules, and the shared cache."""
         self._manager = manager
         self._edge = edge
@@ -112,9 +110,7 @@ class ServingState:
         if known is None or snapshot.keys != known.keys:
             self._keys = Keys(snapshot.keys)
         self._offered = snapshot
-        self._admissions = {
-            entry.name: self._configured(entry, self._admissions.get(entry.name)) for entry in snapshot.endpoints
-        }
+        self._admissions = {entry.name: self._configured(entry, self._admissions.get(entry.name)) for entry in snapshot.endpoints}
         self._want(retry=again)
         self.refresh()
         return True
@@ -128,9 +124,7 @@ class ServingState:
         before = self._pinned()
         self._reasons, self._refused = {}, {}
         self._endpoints = {
-            entry.name: endpoint
-            for entry in snapshot.endpoints
-            if (endpoint := self._bound(entry, packages)) is not None
+            entry.name: endpoint for entry in snapshot.endpoints if (endpoint := self._bound(entry, packages)) is not None
         }
         if not self._reasons:
             self._served = snapshot

@@ -203,11 +203,7 @@ class BinSignal(Signal):
         """See `Signal`."""
         super().check_itself()
         bins = getattr(self, "bins", None)
-        if (
-            not isinstance(bins, tuple)
-            or not 2 <= len(bins) <= MOST_BINS
-            or not all(isinstance(each, str) for each in bins)
-        ):
+        if not isinstance(bins, tuple) or not 2 <= len(bins) <= MOST_BINS or not all(isinstance(each, str) for each in bins):
             raise ValueError(f"its bins must be a tuple of 2 to {MOST_BINS} texts, not {bins!r:.60}")
 
 

@@ -114,9 +114,7 @@ def log_e_of(splits: Iterable[Split], ratio: float = 1.0) -> float:
 
 def log_e_not_worse_of(splits: Iterable[Split], ratio: float) -> float:
     """As `log_e_of`, for the mirror image `log_e_not_worse`."""
-    return math.fsum(
-        log_e_not_worse(each.bad, each.events, each.share, ratio) for each in splits if 0.0 < each.share < 1.0
-    )
+    return math.fsum(log_e_not_worse(each.bad, each.events, each.share, ratio) for each in splits if 0.0 < each.share < 1.0)
 
 
 def always_valid_p(peak_log_e: float) -> float:

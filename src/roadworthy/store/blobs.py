@@ -159,9 +159,7 @@ class FolderBlobs:
         try:
             return self._path(name).open("rb")
         except FileNotFoundError as error:
-            raise NotFound(
-                "the blob is missing from the store", code="blob-missing", hint="push the package again"
-            ) from error
+            raise NotFound("the blob is missing from the store", code="blob-missing", hint="push the package again") from error
 
     def exists(self, name: str) -> bool:
         """As in BlobStore."""

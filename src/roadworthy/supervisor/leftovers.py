@@ -48,9 +48,7 @@ class Leftovers:
         Args:
             own: ids of the supervisor's children.
         """
-        orphans = [
-            each for each in children() if each.pid not in own and each.pid not in self._spared and is_orphan(each)
-        ]
+        orphans = [each for each in children() if each.pid not in own and each.pid not in self._spared and is_orphan(each)]
         for process in orphans:
             if time.monotonic() > self._tidy_until or not process.tidies:
                 process.kill()

@@ -29,9 +29,7 @@ class Printed:
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self, name: str, pid: int, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, name: str, pid: int, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._pid = pid
         self._write = write

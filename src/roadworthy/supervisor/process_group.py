@@ -187,17 +187,13 @@ class ProcessGroup:
                 self.refused = True
             else:
                 from_outside = child.killed is None and status in _FROM_OUTSIDE
-                pause = self._pause_after(
-                    child, lived, self._restarts.killed_s if from_outside else self._restarts.healthy_s
-                )
+                pause = self._pause_after(child, lived, self._restarts.killed_s if from_outside else self._restarts.healthy_s)
                 child.next_start = time.monotonic() + pause
                 why = f"{child.killed}, " if child.killed else ""
                 text = "refused to start" if child.refused else f"died ({why}{_how(status)}) after {lived:.1f} s"
                 say(f"{child.plan.name} {text}; starting it again in {pause:.1f} s")
             wait = None if child.next_start is None else child.next_start - time.monotonic()
-            self._callbacks.exited(
-                child, ProcessExit(process.pid, status, lived, child.quick_exits, wait, child.killed)
-            )
+            self._callbacks.exited(child, ProcessExit(process.pid, status, lived, child.quick_exits, wait, child.killed))
 
     def _pause_after(self, child: ManagedProcess, lived_s: float, healthy_s: float) -> float:
         child.quick_exits = 1 if lived_s >= healthy_s else child.quick_exits + 1

@@ -84,9 +84,7 @@ def case_of(framework: Framework, model: Any, sample: Any, preprocess: Preproces
     outputs = infer_outputs(answers, categories=framework.categories(model))
     expected = answers_to_batch(Layout(outputs), answers, rows.rows)
     signature = Signature(fields, outputs, container, form)
-    return FrameworkCase(
-        framework, signature, rows, expected, lambda folder: framework.save(model, folder), model, preprocess
-    )
+    return FrameworkCase(framework, signature, rows, expected, lambda folder: framework.save(model, folder), model, preprocess)
 
 
 def check_name(check: Check) -> str:
@@ -119,9 +117,7 @@ def check_saved_is_described(case: FrameworkCase, folder: Path) -> None:
     assert saved.trust in ("data", "skops", "pickle"), f"unknown trust {saved.trust!r}"
     assert saved.carries_code or saved.trust == "data", "files that are not plain data must carry code"
     found = examine_files(case.framework, ModelFolder(folder), saved.options)
-    assert (found.carries_code, found.trust) == (saved.carries_code, saved.trust), (
-        "`examine` and `save` disagree about the files"
-    )
+    assert (found.carries_code, found.trust) == (saved.carries_code, saved.trust), "`examine` and `save` disagree about the files"
     assert saved.distributions == tuple(sorted(set(saved.distributions))), "distributions are not sorted and unique"
     assert [path for path in folder.rglob("*") if path.is_file()], "nothing was written"
 
@@ -262,9 +258,7 @@ def _assert_same(expected: Batch, found: Batch) -> None:
     difference = compare(expected, found, _EXACT)
     assert difference is None, str(difference)
     assert found.rows == expected.rows
-    assert all(np.shape(block.values)[0] == found.rows for block in found.blocks), (
-        "the blocks differ in their number of rows"
-    )
+    assert all(np.shape(block.values)[0] == found.rows for block in found.blocks), "the blocks differ in their number of rows"
 
 
 CHECKS: tuple[Check, ...] = (

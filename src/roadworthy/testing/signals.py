@@ -152,9 +152,7 @@ def check_says_what_it_counts(case: SignalCase) -> None:
     assert "\n" not in signal.event, "its event has several lines"
     assert 0.1 <= signal.ratio <= 100, f"the ratio {signal.ratio} is not allowed in a plan"
     assert signal.limit is None or 0.0 < signal.limit < 1.0, f"the limit {signal.limit} is no rate"
-    assert 0.0 <= signal.usual < signal.allowed(signal.ratio, 1.5) < 1.0, (
-        "a good version could never be shown to be good"
-    )
+    assert 0.0 <= signal.usual < signal.allowed(signal.ratio, 1.5) < 1.0, "a good version could never be shown to be good"
     if isinstance(signal, PairSignal):
         assert signal.limit, "pairs are compared with a limit, and it has none"
     if isinstance(signal, BinSignal):
@@ -229,9 +227,7 @@ def check_its_parameters_are_a_plans(case: SignalCase) -> None:
 def check_a_rollout_is_decided_by_it(case: SignalCase) -> None:
     """Of equal versions the evidence passes or stays quiet; where all of the canary's are bad, it accuses or alarms."""
     judged = case.bound()
-    counts = {
-        bad: [judged(example) for example in examples] for bad, examples in ((False, case.good), (True, case.bad))
-    }
+    counts = {bad: [judged(example) for example in examples] for bad, examples in ((False, case.good), (True, case.bad))}
     if isinstance(case.signal, BinSignal):
         assert not _alarm(case, counts[False], counts[False]), "equal versions raise an alarm"
         assert _alarm(case, counts[False], counts[True]), "a version whose answers are in other bins raises no alarm"
@@ -266,8 +262,7 @@ def _verdict(case: SignalCase, stable: Sequence[bool], canary: Sequence[bool]) -
 def _alarm(case: SignalCase, stable: Sequence[int], canary: Sequence[int]) -> bool:
     cells = [tuple(10_000 * found.count(number) for number in range(OUTPUT_BINS)) for found in (stable, canary)]
     bins = [
-        BinCount(_GENERATION, 0, variant, each, case.signal.name)
-        for variant, each in zip((STABLE, CANARY), cells, strict=True)
+        BinCount(_GENERATION, 0, variant, each, case.signal.name) for variant, each in zip((STABLE, CANARY), cells, strict=True)
     ]
     evidence = Evidence().merged("gateway", RolloutCounts("r", bins=tuple(bins)))
     state = State("r", segments=(Segment(_GENERATION, FULL_SHARE // 2),), step_from=_GENERATION)

@@ -51,9 +51,7 @@ def add(connection: Connection, webhook: str, delivery: Delivery) -> None:
     mine = select(column).where(webhook_deliveries.c.webhook == webhook)
     oldest_kept = connection.execute(mine.order_by(column.desc()).offset(KEPT - 1).limit(1)).scalar()
     if oldest_kept is not None:
-        connection.execute(
-            delete(webhook_deliveries).where(webhook_deliveries.c.webhook == webhook, column < oldest_kept)
-        )
+        connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.webhook == webhook, column < oldest_kept))
 
 
 def list_last(connection: Connection, webhook: str, last: int) -> list[dict[str, Any]]:

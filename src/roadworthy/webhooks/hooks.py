@@ -91,8 +91,7 @@ def get(connection: Connection, hook_id: str) -> Webhook:
 def list_all(connection: Connection) -> list[Webhook]:
     """Every webhook, oldest first."""
     return [
-        read_row(Webhook, row)
-        for row in connection.execute(select(webhooks).order_by(webhooks.c.created_at_us, webhooks.c.id))
+        read_row(Webhook, row) for row in connection.execute(select(webhooks).order_by(webhooks.c.created_at_us, webhooks.c.id))
     ]
 
 
@@ -100,9 +99,7 @@ def change(connection: Connection, before: Webhook, after: Webhook) -> Webhook |
     """Replace `before` by `after`; None, without effect, if another process has changed or deleted it meanwhile."""
     written = replace(after, writes=before.writes + 1)
     done = connection.execute(
-        update(webhooks)
-        .where(webhooks.c.id == before.id, webhooks.c.writes == before.writes)
-        .values(**columns_of(written))
+        update(webhooks).where(webhooks.c.id == before.id, webhooks.c.writes == before.writes).values(**columns_of(written))
     )
     return written if done.rowcount == 1 else None
 

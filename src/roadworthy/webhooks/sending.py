@@ -115,9 +115,7 @@ class Sender:
         if self._context is None:  # reading the machine's certificates takes a while
             self._context = await asyncio.to_thread(httpx.create_ssl_context)
         limits = httpx.Timeout(self._timeout_s, connect=_CONNECT_S)
-        async with httpx.AsyncClient(
-            verify=self._context, trust_env=False, follow_redirects=False, timeout=limits
-        ) as client:
+        async with httpx.AsyncClient(verify=self._context, trust_env=False, follow_redirects=False, timeout=limits) as client:
             request = client.build_request("POST", target.url, content=body, headers={**headers, "Host": target.host})
             request.extensions["sni_hostname"] = target.name
             answer = await client.send(request, stream=True)

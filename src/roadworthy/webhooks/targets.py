@@ -176,9 +176,7 @@ def _nat64_readings(number: int) -> list[ipaddress.IPv4Address]:
         rest = 120 - length - 32
         if without_u & (1 << rest) - 1 == 0:  # otherwise the prefix is longer
             found.append(without_u >> rest & 0xFFFF_FFFF)
-    return [
-        ipaddress.IPv4Address(each) for each in found if each >> 24
-    ]  # 0.x.x.x comes from the zeros of another reading
+    return [ipaddress.IPv4Address(each) for each in found if each >> 24]  # 0.x.x.x comes from the zeros of another reading
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:

@@ -118,9 +118,7 @@ def test_one_changed_byte_is_found(batch: Batch, data: st.DataObject) -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=300), st.integers(0, 3), batches())
-def test_whoever_knows_the_checksum_still_writes_an_answer_of_this_form_or_none(
-    body: bytes, rows: int, batch: Batch
-) -> None:
+def test_whoever_knows_the_checksum_still_writes_an_answer_of_this_form_or_none(body: bytes, rows: int, batch: Batch) -> None:
     """Any body with a valid checksum is refused, or has the types and the shape of the version's outputs."""
     form = AnswerBytes(batch.layout)
     good = form.encode(KEY, batch, 1_000)

@@ -335,8 +335,7 @@ VALUES = st.tuples(
     st.integers(-(2**63), 2**63 - 1),
     st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
     st.booleans(),
-    st.none()
-    | st.recursive(st.integers() | st.text(max_size=2), lambda inner: st.lists(inner, max_size=2), max_leaves=3),
+    st.none() | st.recursive(st.integers() | st.text(max_size=2), lambda inner: st.lists(inner, max_size=2), max_leaves=3),
 )
 ROWS = st.lists(VALUES, min_size=1, max_size=4)
 NAMES = [field.name for field in MIXED.fields]
@@ -344,9 +343,7 @@ NAMES = [field.name for field in MIXED.fields]
 
 def mixed(rows: list[tuple[Any, ...]], *, by_name: bool = False) -> Batch:
     """Rows as a protocol decodes them."""
-    written = (
-        [dict(reversed(list(zip(NAMES, row, strict=True)))) for row in rows] if by_name else [list(r) for r in rows]
-    )
+    written = [dict(reversed(list(zip(NAMES, row, strict=True)))) for row in rows] if by_name else [list(r) for r in rows]
     return decode_rows(MIXED, written)[0]
 
 

@@ -46,10 +46,7 @@ def submit(batcher: Batcher, batch: Batch, seconds: float = 3_600.0, caller: str
 async def answers(batcher: Batcher, batches: list[Any]) -> list[Any]:
     """Submit all at once; the values answered to each, or its exception."""
     settled = await asyncio.gather(*(submit(batcher, batch) for batch in batches), return_exceptions=True)
-    return [
-        answer if isinstance(answer, BaseException) else answer.batch().blocks[0].values[:, 0].tolist()
-        for answer in settled
-    ]
+    return [answer if isinstance(answer, BaseException) else answer.batch().blocks[0].values[:, 0].tolist() for answer in settled]
 
 
 def run(model: Any, scene: Callable[[Batcher], Any], **options: Any) -> Any:

@@ -9,9 +9,7 @@ import pytest
 from roadworthy.runtime.queue.sizing import FIRST_ROWS, BatchSizer
 
 
-def learned(
-    base_s: float, per_row_s: float, fixed: int | None = None, most: int = 1_024
-) -> tuple[BatchSizer, list[int]]:
+def learned(base_s: float, per_row_s: float, fixed: int | None = None, most: int = 1_024) -> tuple[BatchSizer, list[int]]:
     """After 300 runs of a model that costs base + per_row a row, with a fifth of noise; and the limits before each."""
     drawn = random.Random(1)
     sizer = BatchSizer(fixed, most)

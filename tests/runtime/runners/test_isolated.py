@@ -55,9 +55,7 @@ class Scene:
 
     def place(self, entry: PackageEntry, policies: Sequence[Policy]) -> Placed:
         apart = any(policy.placement.where == "process" for policy in policies)
-        return Placed(
-            PROCESS if apart else INLINE, "planted", copies=max((p.placement.copies or 1 for p in policies), default=1)
-        )
+        return Placed(PROCESS if apart else INLINE, "planted", copies=max((p.placement.copies or 1 for p in policies), default=1))
 
     def load(self, entry: PackageEntry) -> Any:
         self.models.append(Inline())

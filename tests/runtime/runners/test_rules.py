@@ -125,9 +125,7 @@ def test_a_rule_that_takes_long_is_passed_over(play: Any, start_runner: StartRun
     play(scene)
 
 
-def test_a_rule_answers_after_the_deadline_too(
-    play: Any, start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rule_answers_after_the_deadline_too(play: Any, start_runner: StartRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version that used up all the time still leaves the rule a little."""
     monkeypatch.setattr("roadworthy.runtime.layers.fallback.LEAST_RULE_S", DEADLINE_S)
 

@@ -178,10 +178,7 @@ def _golden_probes(totals: Totals) -> Iterator[Metric]:
 def _versions(snapshot: Snapshot, reports: tuple[WorkerReport, ...]) -> Metric:
     names = {entry.digest: f"{entry.model}:{entry.version}" for entry in snapshot.packages}
     runtimes = {
-        version.digest: version.runtime or ""
-        for report in reports
-        for version in report.versions
-        if version.state == READY
+        version.digest: version.runtime or "" for report in reports for version in report.versions if version.state == READY
     }
     served = {
         (endpoint.name, names.get(variant.digest, ""), variant.digest, runtimes.get(variant.digest, "")): 1.0

@@ -16,12 +16,8 @@ Sums = dict[tuple[str, str, str], int]
 def rollout_counts(totals: Totals, snapshot: Snapshot) -> Iterator[Metric]:
     """Samples, bad outcomes, mirrored requests and excluded requests, over all generations. Empty without a rollout."""
     labels = ("endpoint", "rollout")
-    samples = CounterMetricFamily(
-        "roadworthy_rollout_samples", "Eligible outcomes.", labels=(*labels, "signal", "variant")
-    )
-    bad = CounterMetricFamily(
-        "roadworthy_rollout_bad", "Bad outcomes among them.", labels=(*labels, "signal", "variant")
-    )
+    samples = CounterMetricFamily("roadworthy_rollout_samples", "Eligible outcomes.", labels=(*labels, "signal", "variant"))
+    bad = CounterMetricFamily("roadworthy_rollout_bad", "Bad outcomes among them.", labels=(*labels, "signal", "variant"))
     excluded = CounterMetricFamily(
         "roadworthy_rollout_excluded",
         "Requests and mirrored requests that do not count as evidence: shed, breaker, fallback, retried, cached.",

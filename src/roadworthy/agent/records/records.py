@@ -36,9 +36,7 @@ class RecordSink:
         finished: set whenever there are new files; the waiting task clears it.
     """
 
-    def __init__(
-        self, folder: RecordFolder, lost: Callable[[int], None], *, max_waiting_bytes: int = MAX_WAITING_BYTES
-    ) -> None:
+    def __init__(self, folder: RecordFolder, lost: Callable[[int], None], *, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
         self.folder = folder
         self.finished = asyncio.Event()
         self._writer = RecordWriter(folder.folder)

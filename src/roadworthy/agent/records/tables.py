@@ -33,9 +33,7 @@ def to_table(group: RecordColumns, scrubber: Scrubber | None) -> pa.Table:
     for name in _NUMBERS:
         columns[name] = pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(getattr(group, name))])
     columns["id"] = _pieces(group.ids, count, pa.string())
-    columns["request_id"] = (
-        columns["id"] if group.request_ids is None else _pieces(group.request_ids, count, pa.string())
-    )
+    columns["request_id"] = columns["id"] if group.request_ids is None else _pieces(group.request_ids, count, pa.string())
     if scrubber is None or scrubber.inputs_private or scrubber.outputs_private:
         columns.update(_scrubbed(group, scrubber))
     else:
@@ -67,9 +65,7 @@ def _scrubbed(group: RecordColumns, scrubber: Scrubber | None) -> dict[str, pa.A
         kept: list[bytes] = []
         start = 0
         for number, length in enumerate(pieces.lengths.cast("I").tolist()):
-            body = (
-                None if clear is None else clear(bytes(pieces.data[start : start + length]), form, json_bytes[number])
-            )
+            body = None if clear is None else clear(bytes(pieces.data[start : start + length]), form, json_bytes[number])
             start += length
             kept.append(body or b"")
             if body is None:

@@ -322,9 +322,7 @@ class Runners:
         """The runners of a copy that a previous agent ordered; those with the current start document come last."""
         same_copy = like.kind.rpartition("-")[0]
         found = {name: pid for name, pid in (self._found or {}).items() if name.rpartition("-")[0] == same_copy}
-        adopted = [
-            _Runner(name, like.document, like.grace_s, RunnerWatch(address, pid, LOAD_S)) for name, pid in found.items()
-        ]
+        adopted = [_Runner(name, like.document, like.grace_s, RunnerWatch(address, pid, LOAD_S)) for name, pid in found.items()]
         return sorted(adopted, key=lambda runner: (runner.kind == like.kind, int(runner.name.rpartition(".")[2])))
 
     def _order(self) -> None:

@@ -21,9 +21,7 @@ from roadworthy.foundation.child import EXIT_REFUSED
 from roadworthy.foundation.files import write_atomic
 from roadworthy.runtime.runners.isolated.launch import EXIT_LOAD_FAILED
 
-_CRASHES = frozenset(
-    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
-)
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS})
 _log = structlog.get_logger(__name__)
 
 

@@ -50,9 +50,7 @@ class ControlLink:
         headers = {} if etag is None else {"If-None-Match": etag}
         timeout = httpx.Timeout(wait_s + 10.0, connect=5.0)
         async with _within(wait_s + _CALL_S):
-            reply = await self._http.get(
-                "/internal/v1/snapshot", params={"wait_s": wait_s}, headers=headers, timeout=timeout
-            )
+            reply = await self._http.get("/internal/v1/snapshot", params={"wait_s": wait_s}, headers=headers, timeout=timeout)
         if reply.status_code == httpx.codes.NOT_MODIFIED:
             return None
         return reply.raise_for_status().content
@@ -87,9 +85,7 @@ class ControlLink:
     async def post_telemetry(self, frame: bytes) -> None:
         """Send one telemetry frame."""
         async with _within(_CALL_S):
-            reply = await self._http.post(
-                "/internal/v1/telemetry", content=frame, headers={"Content-Type": "application/json"}
-            )
+            reply = await self._http.post("/internal/v1/telemetry", content=frame, headers={"Content-Type": "application/json"})
         reply.raise_for_status()
 
 

@@ -102,9 +102,7 @@ def _unpack_verified(packed: Path, place: Path, digest: str) -> None:
     from roadworthy.package.archive import open_package, unpack
 
     if open_package(packed).digest != digest:
-        raise PackageInvalid(
-            "the package that arrived has another digest than the requested one", code="package-damaged"
-        )
+        raise PackageInvalid("the package that arrived has another digest than the requested one", code="package-damaged")
     if place.exists():
         remove_tree(place)  # it is fetched again because it is not whole
     unpack(packed, place)

@@ -164,9 +164,7 @@ class Frames:
         epoch = None if snapshot is None else snapshot.epoch
         if epoch != self._epoch:  # an older copy of its database may lack what it had accepted
             self._epoch, self._accepted = epoch, {}
-        return tuple(
-            self._news(totals.evidence.counts(each)) for each in sorted(counted) if self._named[each] >= until_us
-        )
+        return tuple(self._news(totals.evidence.counts(each)) for each in sorted(counted) if self._named[each] >= until_us)
 
     def _news(self, counts: RolloutCounts) -> RolloutCounts:
         known = self._accepted.get(counts.rollout, ())
@@ -182,9 +180,7 @@ def with_state(reports: Iterable[WorkerReport], totals: Totals, state: GatewaySt
         if version.digest not in refused | state.processes.keys():
             return version
         processes, memory = state.processes.get(version.digest, (0, None))
-        return msgspec.structs.replace(
-            version, breaker_open=version.digest in refused, processes=processes, memory_bytes=memory
-        )
+        return msgspec.structs.replace(version, breaker_open=version.digest in refused, processes=processes, memory_bytes=memory)
 
     return tuple(
         msgspec.structs.replace(
@@ -210,9 +206,7 @@ class Shipping:
         refused: number of frames that the control plane refused permanently.
     """
 
-    def __init__(
-        self, gateway: str, control: ControlLink, frames: Frames, sink: RecordSink, lost: Callable[[int], None]
-    ) -> None:
+    def __init__(self, gateway: str, control: ControlLink, frames: Frames, sink: RecordSink, lost: Callable[[int], None]) -> None:
         self._gateway = gateway
         self._control = control
         self._frames = frames
@@ -364,6 +358,4 @@ class Shipping:
             folder.remove(name)
             return
         blob = f"records/{self._gateway}/{name}"
-        self._shipped[name] = RecordFile(
-            blob, about.endpoint, about.rows, about.size_bytes, about.first_us, about.last_us
-        )
+        self._shipped[name] = RecordFile(blob, about.endpoint, about.rows, about.size_bytes, about.first_us, about.last_us)

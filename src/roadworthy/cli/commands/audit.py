@@ -15,9 +15,7 @@ from roadworthy.cli.output import show, table
 class ListOptions(RemoteOptions):
     """`audit list`."""
 
-    subject: str | None = option(
-        "--subject", "Show only entries about this endpoint, version, webhook or key.", metavar="NAME"
-    )
+    subject: str | None = option("--subject", "Show only entries about this endpoint, version, webhook or key.", metavar="NAME")
     last: int = option("--last", "Show this many entries.", 20, metavar="N", min=1, max=1000)
 
 
@@ -25,9 +23,7 @@ def list_(options: ListOptions) -> None:
     """List who did what on the control plane, newest first."""
     with options.client() as client:
         entries = client.audit(options.last, options.subject)
-    rows = [
-        (entry["at"], entry["actor"], entry["verb"], entry["subject"], json.dumps(entry["detail"])) for entry in entries
-    ]
+    rows = [(entry["at"], entry["actor"], entry["verb"], entry["subject"], json.dumps(entry["detail"])) for entry in entries]
     show(entries, table(("AT", "ACTOR", "VERB", "SUBJECT", "DETAIL"), rows), as_json=options.json)
 
 

@@ -40,9 +40,7 @@ class DeployOptions(WaitOptions):
     reference: str = argument("VERSION", "A registered version, like flights:2.")
     endpoint: str = option("--endpoint", "Deploy to this endpoint; it is created if needed.", REQUIRED)
     policy: Path | None = option("--policy", "Change the policies in this .toml or .json file.", metavar="FILE")
-    set_: list[str] | None = option(
-        "--set", "Change one policy, like cache.ttl_s=30; repeat for more.", metavar="NAME=VALUE"
-    )
+    set_: list[str] | None = option("--set", "Change one policy, like cache.ttl_s=30; repeat for more.", metavar="NAME=VALUE")
     supersede: bool = option("--supersede", "End a rollout in progress and replace it.", False)
 
 
@@ -201,9 +199,7 @@ def status_notes(document: Mapping[str, Any]) -> list[str]:
     if gone := document.get("packages_gone"):
         notes.append(f"the bytes of {', '.join(gone)} are missing from the blob store; push the same packages again")
     if lost := (document.get("webhooks") or {}).get("lost"):
-        notes.append(
-            f"{lost} events were deleted before a webhook received them; `roadworthy webhook list` shows which"
-        )
+        notes.append(f"{lost} events were deleted before a webhook received them; `roadworthy webhook list` shows which")
     if lines:
         notes.append(f"{lines} log lines were dropped because the reader of the log was too slow")
     return notes

@@ -96,8 +96,7 @@ def _lost(line: _Line) -> Mapping[str, object]:
 def _problems(told: list[dict[str, Any]]) -> str:
     wrong = [each for each in told if each.get("problem")]
     shown = [
-        f"\nline {each['line']}, {each['prediction_id'] or 'no prediction_id'}: {each['problem']}"
-        for each in wrong[:_MOST_SHOWN]
+        f"\nline {each['line']}, {each['prediction_id'] or 'no prediction_id'}: {each['problem']}" for each in wrong[:_MOST_SHOWN]
     ]
     more = f"\n{len(wrong) - len(shown):,} more; --json has each" if len(wrong) > len(shown) else ""
     return "".join(shown) + more

@@ -28,12 +28,8 @@ class CreateOptions(RemoteOptions):
     """`key create`."""
 
     role: Role = option("--role", "Give the key this role.", Role.PREDICTOR)
-    endpoint: list[str] | None = option(
-        "--endpoint", "Allow calls to this endpoint only; repeat for more.", metavar="NAME"
-    )
-    name: str | None = option(
-        "--name", "Give the key this name (its id). Gateways that use the key report as NAME/INSTANCE."
-    )
+    endpoint: list[str] | None = option("--endpoint", "Allow calls to this endpoint only; repeat for more.", metavar="NAME")
+    name: str | None = option("--name", "Give the key this name (its id). Gateways that use the key report as NAME/INSTANCE.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,18 +61,14 @@ class GatewayOptions(Options):
     metrics_port: int | None = option(
         "--metrics-port", "Serve the metrics page on this port (8082).", sets="gateway.metrics_port"
     )
-    workers: int | None = option(
-        "--workers", "Run this many worker processes (usable cores, at most 4).", sets="gateway.workers"
-    )
+    workers: int | None = option("--workers", "Run this many worker processes (usable cores, at most 4).", sets="gateway.workers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpOptions(GatewayOptions, BeginAnewOptions):
     """`up`."""
 
-    control_port: int | None = option(
-        "--control-port", "Run the control plane on this port (8081).", sets="control.port"
-    )
+    control_port: int | None = option("--control-port", "Run the control plane on this port (8081).", sets="control.port")
     detach: bool = option("--detach -d", "Return when it is ready, and leave it running.", False)
     ready_fd: int | None = option("--ready-fd", "", hidden=True)
 

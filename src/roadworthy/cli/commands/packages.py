@@ -27,15 +27,11 @@ class PackCommandOptions(Options):
     model: Path = argument("MODEL", "A .joblib, .pkl or .onnx file of your own.")
     sample: Path = option("--sample", "Read training rows from this .csv, .parquet, .json or .jsonl file.", REQUIRED)
     name: str = option("--name", "Register the model under this name.", REQUIRED)
-    label_column: str | None = option(
-        "--label-column", "Treat this column of the sample as the label, not as an input."
-    )
+    label_column: str | None = option("--label-column", "Treat this column of the sample as the label, not as an input.")
     preprocess: str | None = option(
         "--preprocess", "Pack this function, which prepares raw rows for the model.", metavar="MODULE:FUNCTION"
     )
-    original: Path | None = option(
-        "--original", "Compare an .onnx MODEL with the .joblib or .pkl it came from.", metavar="FILE"
-    )
+    original: Path | None = option("--original", "Compare an .onnx MODEL with the .joblib or .pkl it came from.", metavar="FILE")
     rule: list[str] | None = option(
         "--rule", "Pack this function as a fallback rule; repeat for more.", metavar="NAME=MODULE:FUNCTION"
     )
@@ -60,9 +56,7 @@ class VerifyOptions(Options):
 
     package: Path = argument("FILE", "A .rw file or an unpacked package.")
     prove: bool = option("--prove", "Also load the package and replay its golden examples.", False)
-    allow_code: str | None = option(
-        "--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST"
-    )
+    allow_code: str | None = option("--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST")
 
 
 def pack(options: PackCommandOptions) -> None:
@@ -144,9 +138,7 @@ def inspect(options: InspectOptions) -> None:
 
     options.allow_plugins()
     package = open_package(options.package)
-    text = (
-        render_card(package) if options.card else "\n\n".join((_head(package), _outcomes(package), _signature(package)))
-    )
+    text = render_card(package) if options.card else "\n\n".join((_head(package), _outcomes(package), _signature(package)))
     show(_document(package), text, as_json=options.json)
 
 

@@ -19,9 +19,7 @@ def plugin_list(options: Options) -> None:
     """
     options.allow_plugins()
     found = survey()
-    rows = [
-        (each.kind, each.name, f"{each.distribution} {each.version}".strip(), each.state, each.reason) for each in found
-    ]
+    rows = [(each.kind, each.name, f"{each.distribution} {each.version}".strip(), each.state, each.reason) for each in found]
     document = [dataclasses.asdict(each) for each in found]
     show(document, table(("KIND", "NAME", "DISTRIBUTION", "STATE", "REASON"), rows), as_json=options.json)
 

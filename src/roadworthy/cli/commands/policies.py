@@ -58,9 +58,7 @@ def _read(file: Path) -> dict[str, Any]:
             hint="write a policy file in TOML, or in JSON with a name that ends in .json",
         ) from error
     if not isinstance(document, dict):
-        raise InvalidRequest(
-            f"{file.name}: expected a JSON object", code="invalid-policy", hint='write {"timeout_ms": 500}'
-        )
+        raise InvalidRequest(f"{file.name}: expected a JSON object", code="invalid-policy", hint='write {"timeout_ms": 500}')
     return document
 
 
@@ -121,18 +119,12 @@ def policy_table(policy: Mapping[str, Any]) -> str:
     for name, value in policy.items():
         default = usual.get(name)
         if name == "layers":  # this process need not know the defaults of a plug-in
-            rows += [
-                (f"layers.{layer}.{key}", _shown(each), "")
-                for layer, given in value.items()
-                for key, each in given.items()
-            ]
+            rows += [(f"layers.{layer}.{key}", _shown(each), "") for layer, given in value.items() for key, each in given.items()]
         elif isinstance(value, Mapping):
             inner = groups.get(name, default or {})
             rows += [_row(f"{name}.{key}", each, inner.get(key)) for key, each in value.items()]
         elif name == "fallback" and value:
-            rows += [
-                (f"fallback[{number}]", _step(step), "none" if not number else "") for number, step in enumerate(value)
-            ]
+            rows += [(f"fallback[{number}]", _step(step), "none" if not number else "") for number, step in enumerate(value)]
         else:
             rows.append(_row(name, value if value != [] else None, None if default == [] else default))
     return table(("POLICY", "VALUE", "DEFAULT"), rows)

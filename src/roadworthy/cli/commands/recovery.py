@@ -26,9 +26,7 @@ class BackupOptions(Options):
 class RestoreOptions(Options):
     """`restore`."""
 
-    file: Path | None = argument(
-        "[FILE]", "Replace the database by this backup first; needs a stopped control plane.", None
-    )
+    file: Path | None = argument("[FILE]", "Replace the database by this backup first; needs a stopped control plane.", None)
 
 
 def backup(options: BackupOptions) -> None:

@@ -26,9 +26,7 @@ class PushOptions(RemoteOptions):
     """`push`."""
 
     package: Path = argument("FILE", "A packed .rw file.")
-    allow_code: str | None = option(
-        "--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST"
-    )
+    allow_code: str | None = option("--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST")
     grant: list[str] | None = grant_option()
 
 

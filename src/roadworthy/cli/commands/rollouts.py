@@ -28,9 +28,7 @@ class StartOptions(RemoteOptions):
 
     endpoint: str | None = argument("ENDPOINT", "The endpoint.", None)
     version: str | None = argument("VERSION", "The version to roll out, like flights:3.", None)
-    file: Path | None = option(
-        "--file -f", "Read the plan from this YAML or JSON file; flags override it.", metavar="FILE"
-    )
+    file: Path | None = option("--file -f", "Read the plan from this YAML or JSON file; flags override it.", metavar="FILE")
     strategy: str | None = option("--strategy", "Use canary, blue-green, ab, shadow or all-at-once.")
     steps: str | None = option("--steps", "Use these shares, one per step, like 5,25,50,100.", metavar="PERCENTS")
     hold: str | None = option("--hold", "Stay at each step at least this long, like 10m.", metavar="TIME")
@@ -39,17 +37,13 @@ class StartOptions(RemoteOptions):
     evidence: int | None = option("--evidence", "Require at least this many requests in each step.", metavar="N")
     alpha: float | None = option("--alpha", "False-rollback probability over the whole rollout (0.01).")
     criteria: str | None = option("--criteria", "Judge by these signals, like errors,slow.", metavar="NAMES")
-    deadline: str | None = option(
-        "--deadline", "Apply the plan's at_deadline if undecided after this time.", metavar="TIME"
-    )
+    deadline: str | None = option("--deadline", "Apply the plan's at_deadline if undecided after this time.", metavar="TIME")
     accept_signature_change: str | None = option(
         "--accept-signature-change", "Accept a different signature for this reason; audited.", metavar="REASON"
     )
     supersede: bool = option("--supersede", "End a rollout in progress and replace it.", False)
     watch: bool = option("--watch", "Follow the rollout until it ends.", False)
-    exit_status: bool = option(
-        "--exit-status", "With --watch: fail unless the rollout is promoted or completed.", False
-    )
+    exit_status: bool = option("--exit-status", "With --watch: fail unless the rollout is promoted or completed.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +119,7 @@ def _plan(options: StartOptions) -> dict[str, Any]:
         try:
             plan = load(options.file.read_bytes())
         except ValueError as error:
-            raise InvalidRequest(
-                f"{options.file.name}: {error}", code="invalid-plan", hint="see docs/rollouts.md"
-            ) from error
+            raise InvalidRequest(f"{options.file.name}: {error}", code="invalid-plan", hint="see docs/rollouts.md") from error
         if not isinstance(plan, dict):
             raise InvalidRequest(
                 f"{options.file.name}: expected a plan", code="invalid-plan", hint="begin it with `strategy: canary`"

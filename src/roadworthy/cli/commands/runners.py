@@ -56,9 +56,7 @@ def confinement_line(told: dict[str, Any]) -> str:
     """The confinement in one line."""
     held = ", ".join(part for part, holds in told["parts"].items() if holds) or "nothing"
     lacking = ", ".join(part for part, holds in told["parts"].items() if not holds)
-    return f"code of packages is confined by {held}" + (
-        f"; not available on this machine: {lacking}" if lacking else ""
-    )
+    return f"code of packages is confined by {held}" + (f"; not available on this machine: {lacking}" if lacking else "")
 
 
 def runner_table(document: dict[str, Any]) -> str:

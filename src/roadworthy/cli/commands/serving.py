@@ -55,9 +55,7 @@ class ServeOptions(GatewayOptions):
 
     package: Path = argument("FILE", "A packed .rw file or an unpacked package.")
     endpoint: str | None = option("--endpoint", "Serve under this public name; the package's name by default.")
-    allow_code: str | None = option(
-        "--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST"
-    )
+    allow_code: str | None = option("--allow-code", "Allow the code of the package with this digest to run.", metavar="DIGEST")
     grant: list[str] | None = grant_option()
     auth: bool = option("--auth/--no-auth", "Require a key from callers; --no-auth works on loopback only.", True)
     timestamp_integers: Unit | None = option(

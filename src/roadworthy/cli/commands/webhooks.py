@@ -19,9 +19,7 @@ class CreateOptions(RemoteOptions):
 
     url: str = argument("URL", "Send events to this URL, https://….")
     event: list[str] | None = option("--event", "Send only events of this type; repeat for more.", metavar="TYPE")
-    endpoint: list[str] | None = option(
-        "--endpoint", "Send only events of this endpoint; repeat for more.", metavar="NAME"
-    )
+    endpoint: list[str] | None = option("--endpoint", "Send only events of this endpoint; repeat for more.", metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)

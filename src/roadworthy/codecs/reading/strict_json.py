@@ -53,9 +53,7 @@ def read_document(body: bytes) -> tuple[Any, int]:
 
 def _decode_text(body: bytes) -> str:
     if body.startswith(_BOM):
-        raise MalformedBody(
-            "the body starts with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM"
-        )
+        raise MalformedBody("the body starts with a byte order mark", code="invalid-utf-8", hint="send UTF-8 without a BOM")
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -81,9 +81,7 @@ class TypedRows:
                 # One colon: the rows are lists, since an object would need another.
                 if self._direct is not None and _has_one_colon(body):
                     return self._read_directly(body, self._direct)
-            elif (
-                self._matrix is not None and not _holds_records(body) and (batch := self._matrix.read(body)) is not None
-            ):
+            elif self._matrix is not None and not _holds_records(body) and (batch := self._matrix.read(body)) is not None:
                 return batch
             return self._read_typed(body)
         except (ValueError, OverflowError, RecursionError, TypeError):

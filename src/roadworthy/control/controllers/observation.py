@@ -55,9 +55,7 @@ def observe(
         moment=moment,
         generation=endpoint.generation,
         applied=min((_applied(rollout, worker, epoch) for worker in workers), default=0),
-        refusing=tuple(
-            gateway.id for gateway in found if any(rollout.endpoint in worker.refused for worker in gateway.workers)
-        ),
+        refusing=tuple(gateway.id for gateway in found if any(rollout.endpoint in worker.refused for worker in gateway.workers)),
         canary=canary,
         stable=_STATES.get(type(stable), LOADING),
         reason=reason,

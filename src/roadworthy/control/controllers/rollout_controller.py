@@ -107,9 +107,7 @@ def _unjudged(context: ControlContext, rollout: Rollout, error: Exception) -> bo
     return False
 
 
-def look_at(
-    context: ControlContext, connection: Connection, rollout: Rollout, evidence: Evidence | None = None
-) -> Look:
+def look_at(context: ControlContext, connection: Connection, rollout: Rollout, evidence: Evidence | None = None) -> Look:
     """The current look at a running rollout; see `observe`."""
     endpoint = endpoints.get(connection, rollout.endpoint)
     epoch, revision = read_revision(connection)
@@ -121,9 +119,7 @@ def look_at(
     return Look(rollout, endpoint, seen)
 
 
-def apply_command(
-    context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str
-) -> str | None:
+def apply_command(context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
     """Apply a person's command to a running rollout; the reason if it was refused, else None."""
     look = look_at(context, connection, rollout)
     advance = command(rollout.plan, rollout.state, name, look.seen)
@@ -138,9 +134,7 @@ def apply_command(
 
 def cancel(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, text: str) -> None:
     """End a rollout because its endpoint or its stable is gone. The caller moves the traffic, if there is any."""
-    state = msgspec.structs.replace(
-        rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0
-    )
+    state = msgspec.structs.replace(rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0)
     ended = replace(rollout, state=state, waiting=False, ended_at_us=context.clock.now_us(), decided_by=actor)
     rollouts.change(connection, ended)
     _tell_end(context, connection, ended, actor)

@@ -42,9 +42,7 @@ class WebhookDispatcher:
         self._context = context
         self._stop = threading.Event()
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve()), name="webhook-dispatcher", daemon=True
-        )
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="webhook-dispatcher", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

@@ -24,9 +24,7 @@ def routes(context: ControlContext) -> APIRouter:
     router = APIRouter(tags=["packages"])
 
     @router.post("/api/v1/packages", status_code=201, responses=_KNOWN, openapi_extra=body(), summary="Push a package")
-    async def push(
-        request: Request, response: Response, allow_code: Digest | None = None, grant: Grants = ()
-    ) -> dict[str, Any]:
+    async def push(request: Request, response: Response, allow_code: Digest | None = None, grant: Grants = ()) -> dict[str, Any]:
         """The body is the .rw file. 200 if the package already is a version of its model. `grant` lists what its code may access
         in addition to its own files."""
         allowed = packages.Allowed(allow_code, parse_grants(grant))
@@ -50,9 +48,7 @@ def routes(context: ControlContext) -> APIRouter:
         """Digest, size, runtimes, signature, who pushed it and when, its grants, and the endpoints that hold it."""
         return packages.get_version(context, _reference(name, version))
 
-    @router.get(
-        "/api/v1/models/{name}/versions/{version}/package", response_class=File, summary="Download a version's package"
-    )
+    @router.get("/api/v1/models/{name}/versions/{version}/package", response_class=File, summary="Download a version's package")
     def package(name: Name, version: Version) -> File:
         """The .rw file."""
         return stream(packages.open_version(context, _reference(name, version)))

@@ -40,15 +40,11 @@ def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
     @router.post("/api/v1/endpoints/{name}/rollouts", status_code=201, summary="Start a rollout")
     def start(request: Request, name: Name, body: NewRollout) -> dict[str, Any]:
         """409 with every obstacle; if another rollout is running, with its step and who started it."""
-        wanted = rollouts.Wanted(
-            body.version, body.plan, body.accept_signature_change, body.supersede, body.if_generation
-        )
+        wanted = rollouts.Wanted(body.version, body.plan, body.accept_signature_change, body.supersede, body.if_generation)
         return rollouts.start(context, name, wanted, request.state.actor)
 
     @router.get("/api/v1/endpoints/{name}/rollouts", summary="List rollouts of an endpoint")
-    def history(
-        name: Name, last: Annotated[int, newest(rollouts.MOST_SHOWN)] = 20, before: str | None = None
-    ) -> dict[str, Any]:
+    def history(name: Name, last: Annotated[int, newest(rollouts.MOST_SHOWN)] = 20, before: str | None = None) -> dict[str, Any]:
         """Newest first, with verdict, numbers and who decided; `next` is the value of `before` for the next page."""
         return rollouts.history(context, name, last, before)
 

@@ -25,9 +25,7 @@ class NewWebhook(BaseModel):
     """The receiver's URL; https, or http in a network that the setting control.webhook_networks names."""
     events: Annotated[list[EventType], Field(json_schema_extra={"minItems": 1})] | None = None
     """Types of events, such as rollout.rolled-back; all when left out."""
-    endpoints: (
-        Annotated[Names, Field(json_schema_extra={"minItems": 1, "maxItems": webhooks.MOST_ENDPOINTS})] | None
-    ) = None
+    endpoints: Annotated[Names, Field(json_schema_extra={"minItems": 1, "maxItems": webhooks.MOST_ENDPOINTS})] | None = None
     """Endpoints whose events are sent; all when left out."""
 
 

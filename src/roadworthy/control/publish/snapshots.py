@@ -58,9 +58,7 @@ def build_snapshot(connection: Connection) -> Snapshot:
                     rollout=_rollout(rollout),
                 )
             )
-    keys = tuple(
-        KeyEntry(key.id, key.sha256, key.role, key.endpoints) for key in list_keys(connection) if key.role != GATEWAY
-    )
+    keys = tuple(KeyEntry(key.id, key.sha256, key.role, key.endpoints) for key in list_keys(connection) if key.role != GATEWAY)
     return Snapshot(epoch, revision, tuple(packages.values()), tuple(entries), keys)
 
 

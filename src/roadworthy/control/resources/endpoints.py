@@ -82,9 +82,7 @@ def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict
     return get(context, name)
 
 
-def _check_gateways(
-    context: ControlContext, connection: Connection, before: Endpoint | None, policy: Mapping[str, Any]
-) -> None:
+def _check_gateways(context: ControlContext, connection: Connection, before: Endpoint | None, policy: Mapping[str, Any]) -> None:
     """Refuse a layer that is new on the endpoint unless every live worker has loaded it.
 
     Raises:
@@ -387,8 +385,7 @@ def endpoint_document(
             "code": pending.code,
             "since": iso(pending.since_us),
         },
-        "rollout": running
-        and {"id": running.id, "paused": running.state.paused, **rollout_controller.standing(running)},
+        "rollout": running and {"id": running.id, "paused": running.state.paused, **rollout_controller.standing(running)},
         "policy": endpoint.policy,
         "signature": endpoint.signature,
         "changed_at": iso(endpoint.changed_at_us),

@@ -96,9 +96,7 @@ def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[t
             profile = open_profile(stored)
     except (NotFound, PackageInvalid):
         profile = {}
-    known: dict[str, tuple[Field, int | None]] = {
-        field.name: (field, None) for field in signature.outputs if not field.shape
-    }
+    known: dict[str, tuple[Field, int | None]] = {field.name: (field, None) for field in signature.outputs if not field.shape}
     known |= {
         f"{field.name}[{place}]": (field, place)
         for field in signature.outputs
@@ -111,13 +109,9 @@ def _outputs(signature: Signature, stable: Version, blobs: BlobStore) -> tuple[t
         for document in (listed if isinstance(listed, list) else ())
         if isinstance(document, dict) and isinstance(document.get("name"), str)
     }
-    profiled = [
-        _profiled(documents.get(name), field, place, profile.get("edition")) for name, (field, place) in known.items()
-    ]
+    profiled = [_profiled(documents.get(name), field, place, profile.get("edition")) for name, (field, place) in known.items()]
     found = [each for each in profiled if each is not None]
-    if any(
-        each.watched.place is None for each in found
-    ):  # next to a plain output, blind numbers of a tensor are left out
+    if any(each.watched.place is None for each in found):  # next to a plain output, blind numbers of a tensor are left out
         found = [each for each in found if each.watched.place is None or each.blind is None]
     found = found[:MOST_OUTPUTS]
     if not found:

@@ -97,9 +97,7 @@ def _group(kind: Any) -> type[msgspec.Struct] | None:
     return next(filter(None, map(_group, get_args(kind))), None)
 
 
-def check(
-    context: ControlContext, connection: Connection, document: Mapping[str, Any], version: Version, signature: Any
-) -> None:
+def check(context: ControlContext, connection: Connection, document: Mapping[str, Any], version: Version, signature: Any) -> None:
     """Check that the fallbacks fit this version and this signature.
 
     Raises:
@@ -170,9 +168,7 @@ def _rule(context: ControlContext, path: str, step: Fallback, version: Version) 
 def without_layers(names: Collection[str], live: Sequence[Gateway]) -> dict[str, list[str]]:
     """For each of these layers of plug-ins, the gateways of which a worker has not loaded it. Releases without such layers load
     none."""
-    found = {
-        name: [each.id for each in live if any(name not in worker.layers for worker in each.workers)] for name in names
-    }
+    found = {name: [each.id for each in live if any(name not in worker.layers for worker in each.workers)] for name in names}
     return {name: lacking for name, lacking in found.items() if lacking}
 
 

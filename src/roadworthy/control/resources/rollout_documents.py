@@ -57,9 +57,7 @@ def document(connection: Connection, rollout: Rollout) -> dict[str, Any]:
         **_judged(rollout, evidence),
         "outcome": state.ends_as if over else None,
         "plan": plan.to_document(),
-        "signature_accepted": None
-        if rollout.accepted_by is None
-        else {"by": rollout.accepted_by, "reason": rollout.acceptance},
+        "signature_accepted": None if rollout.accepted_by is None else {"by": rollout.accepted_by, "reason": rollout.acceptance},
         "started_at": iso(rollout.started_at_us),
         "started_by": rollout.started_by,
         "ended_at": None if rollout.ended_at_us is None else iso(rollout.ended_at_us),

@@ -110,9 +110,7 @@ def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dic
     return {**get(context, name, rollout.id), "warnings": warnings}
 
 
-def _warnings(
-    context: ControlContext, connection: Connection, endpoint: Endpoint, plan: Plan
-) -> tuple[PlanWarning, ...]:
+def _warnings(context: ControlContext, connection: Connection, endpoint: Endpoint, plan: Plan) -> tuple[PlanWarning, ...]:
     policy, now_us = msgspec.convert(endpoint.policy, Policy), context.clock.now_us()
     rate = predictions.asked_per_s(connection, endpoint.name, now_us - _LATELY_US, now_us) if policy.record else None
     return plan_warnings(plan, cached=policy.cache is not None, requests_per_s=rate)
@@ -239,9 +237,7 @@ def tell(context: ControlContext, name: str, rollout_id: str, command: str, acto
         Conflict: "rollout-command-refused": the rollout's state does not allow it; "no-rollout-running".
     """
     if command not in ASKED or command not in COMMANDS:
-        raise NotFound(
-            f"unknown rollout command {command}", code="unknown-command", hint=f"commands are {', '.join(ASKED)}"
-        )
+        raise NotFound(f"unknown rollout command {command}", code="unknown-command", hint=f"commands are {', '.join(ASKED)}")
     with context.changing() as connection:
         endpoints.get(connection, name)
         rollout = _find(connection, name, rollout_id)
@@ -262,9 +258,7 @@ def tell(context: ControlContext, name: str, rollout_id: str, command: str, acto
     return {**get(context, name, rollout.id), "done": refused is None, "refused": refused}
 
 
-def _tell_waiting(
-    context: ControlContext, connection: Connection, rollout: Rollout, command: str, actor: str
-) -> str | None:
+def _tell_waiting(context: ControlContext, connection: Connection, rollout: Rollout, command: str, actor: str) -> str | None:
     if command != "abort":
         return "it waits for the previous rollout to end"
     rollout_controller.cancel(context, connection, rollout, actor, "aborted by a person before it began")

@@ -106,9 +106,7 @@ def record_blob(context: ControlContext, key: Key, gateway: str, file: str) -> s
 def keep_records(context: ControlContext, blob: str, source: Path) -> None:
     """Store a finished record file; storing the same file again changes nothing. From now on it counts towards the bound on all
     record files, even if no frame ever names it."""
-    with (
-        context.database.begin() as connection
-    ):  # first, because a file that is not in the database would never be deleted
+    with context.database.begin() as connection:  # first, because a file that is not in the database would never be deleted
         predictions.expect(connection, blob, source.stat().st_size, context.clock.now_us())
     context.blobs.put(blob, source)
 

@@ -46,9 +46,7 @@ async def create(
     def keep() -> dict[str, Any]:
         with context.database.begin() as connection:
             newest = events.newest(connection)
-            hook = Webhook(
-                random_id("webhook"), url, secret, wanted, names, newest, context.clock.now_us(), created_by=actor
-            )
+            hook = Webhook(random_id("webhook"), url, secret, wanted, names, newest, context.clock.now_us(), created_by=actor)
             hooks.add(connection, hook)
             context.audit(connection, actor, "webhook-create", hook.id, host=host, events=wanted, endpoints=names)
             return {**_document(hook, events.kept(connection)), "secret": secret}

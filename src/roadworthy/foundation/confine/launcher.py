@@ -48,9 +48,7 @@ def main(plan_text: str, command: list[str]) -> None:
         _become(plan_text, command)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it has no valid plan"
-        os.write(
-            2, f"cannot confine this process: {reason}; Roadworthy starts it, it is not for use by hand\n".encode()
-        )
+        os.write(2, f"cannot confine this process: {reason}; Roadworthy starts it, it is not for use by hand\n".encode())
         os._exit(_EXIT_REFUSED)
 
 

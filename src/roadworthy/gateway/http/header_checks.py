@@ -142,9 +142,7 @@ def not_http() -> Unreadable:
 
 def other_version() -> Unreadable:
     """The refusal of a version other than HTTP/1.0 or HTTP/1.1."""
-    error = InvalidRequest(
-        "this version of HTTP is not supported", code="http-version", hint="use HTTP/1.1 without an upgrade"
-    )
+    error = InvalidRequest("this version of HTTP is not supported", code="http-version", hint="use HTTP/1.1 without an upgrade")
     return Unreadable(505, error)
 
 

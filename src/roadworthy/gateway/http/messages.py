@@ -32,9 +32,7 @@ class Request:
 
     __slots__ = ("headers", "id", "method", "path", "prediction_id", "started")
 
-    def __init__(
-        self, method: str, path: bytes, headers: dict[bytes, bytes], prediction_id: str, started: float
-    ) -> None:
+    def __init__(self, method: str, path: bytes, headers: dict[bytes, bytes], prediction_id: str, started: float) -> None:
         self.method = method
         self.path = path
         self.headers = headers

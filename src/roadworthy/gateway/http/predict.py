@@ -175,9 +175,7 @@ class Predict(Pipeline):
         try:
             self.enter(call)
             if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
-                self._offload(
-                    call, len(body), partial(self._decompress_and_read, call, body), partial(self._decoded, call)
-                )
+                self._offload(call, len(body), partial(self._decompress_and_read, call, body), partial(self._decoded, call))
             elif len(body) > _OWN_STEP_BYTES:
                 self._scheduler.read(partial(self._read_long, call, body), partial(self._decoded, call))
             else:

@@ -135,14 +135,10 @@ class Routing:
         ready = self._ready(endpoint)
         table.update(self._v2_routes(endpoint, b"/v2/models/" + name, None, ready))
         for variant in endpoint.split.variants:
-            table.update(
-                self._v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, variant.number), variant, ready)
-            )
+            table.update(self._v2_routes(endpoint, b"/v2/models/%b/versions/%d" % (name, variant.number), variant, ready))
         return table
 
-    def _v2_routes(
-        self, endpoint: Endpoint, path: bytes, variant: Variant | None, ready: Mapping[str, Handler]
-    ) -> Table:
+    def _v2_routes(self, endpoint: Endpoint, path: bytes, variant: Variant | None, ready: Mapping[str, Handler]) -> Table:
         datatypes = self._codecs[endpoint.name][1].open_inference.datatypes
         return {
             path: _about(endpoint, lambda: describe.metadata(endpoint, datatypes, variant)),
@@ -183,9 +179,7 @@ class Routing:
         )
         for variant in endpoint.split.variants:
             path = b"/v2/models/%b/versions/%d/infer" % (name, variant.number)
-            found[path] = Predict(
-                endpoint, codecs.open_inference, self._instruments, self._offload, self._scheduler, variant
-            )
+            found[path] = Predict(endpoint, codecs.open_inference, self._instruments, self._offload, self._scheduler, variant)
         return found
 
 
@@ -193,9 +187,7 @@ def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mappin
     return _document_route(lambda request: endpoint.admission.identify(request.headers), document)
 
 
-def _document_route(
-    check: Callable[[Request], object], document: Callable[[], dict[str, Any]]
-) -> Mapping[str, Handler]:
+def _document_route(check: Callable[[Request], object], document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:
     async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
         check(request)
         return Reply(200, _encode(document()))

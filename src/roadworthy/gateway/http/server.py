@@ -38,9 +38,7 @@ class Server(uvicorn.Server):
         given_up: requests that were answered "stopping" because they exceeded `grace_s`.
     """
 
-    def __init__(
-        self, app: App, context: ConnectionContext, *, drain_delay_s: float, grace_s: float, access_log: bool
-    ) -> None:
+    def __init__(self, app: App, context: ConnectionContext, *, drain_delay_s: float, grace_s: float, access_log: bool) -> None:
         config = uvicorn.Config(
             app,
             loop="none",

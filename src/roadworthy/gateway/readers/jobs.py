@@ -50,9 +50,7 @@ _MOST_ROW_OBJECTS, _LEAST_NESTED_BYTES = 256_000, 4
 """Bound for one row, the smallest part. Nested values are counted by the length of their JSON."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if sys.platform.startswith("linux") else 0
 _LENGTH = struct.Struct("<Q")
-_ERRORS = {
-    kind.__name__: kind for kind in (BodyTooLarge, InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType)
-}
+_ERRORS = {kind.__name__: kind for kind in (BodyTooLarge, InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType)}
 _encode = msgspec.json.Encoder().encode
 
 

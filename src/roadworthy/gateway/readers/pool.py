@@ -51,9 +51,7 @@ class Readers:
         self._waiting: Counter[str] = Counter()
         self.timeout_s = timeout_s
 
-    def __call__(
-        self, request: PendingRequest, size: int, work: Work, then: Callable[[Decoded | Exception], None]
-    ) -> None:
+    def __call__(self, request: PendingRequest, size: int, work: Work, then: Callable[[Decoded | Exception], None]) -> None:
         """Run `work` on a thread that has a reader process, and pass its result to `then` on the event loop. The request is
         settled at its deadline.
 

@@ -124,9 +124,7 @@ def _refuse_other_links(estimator: Any, *, binary: bool) -> None:
     kind = type(estimator).__name__
     if kind == "SGDClassifier" and not (binary and estimator.loss == "log_loss"):
         raise NotConvertible(f"the probabilities of an SGDClassifier with loss {estimator.loss} are not supported")
-    if not binary and (
-        getattr(estimator, "multi_class", None) == "ovr" or getattr(estimator, "solver", "") == "liblinear"
-    ):
+    if not binary and (getattr(estimator, "multi_class", None) == "ovr" or getattr(estimator, "solver", "") == "liblinear"):
         raise NotConvertible("the probabilities of one-vs-rest classifiers are not supported")
 
 

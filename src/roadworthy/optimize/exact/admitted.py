@@ -30,9 +30,7 @@ _MOST_ASKED = 40
 _LONGEST_REASON = 200
 
 
-def guards(
-    source: Source, parts: Parts, cast: type[np.floating[Any]], *, takes_infinite: bool = False
-) -> dict[str, Any]:
+def guards(source: Source, parts: Parts, cast: type[np.floating[Any]], *, takes_infinite: bool = False) -> dict[str, Any]:
     """The options "guards" and "refusal" of `frameworks/guards.py`; empty when the original accepts every finite value.
 
     Args:
@@ -59,8 +57,7 @@ def guards(
     if not closed:
         return {}
     found = [
-        {"block": raw.block, "column": raw.column, "low": _text(low[raw], raw), "high": _text(high[raw], raw)}
-        for raw in closed
+        {"block": raw.block, "column": raw.column, "low": _text(low[raw], raw), "high": _text(high[raw], raw)} for raw in closed
     ]
     return {"guards": found, "refusal": _reason(source, template, beyond)}
 
@@ -163,9 +160,7 @@ def _reason(source: Source, template: Batch, refused: list[tuple[RawColumn, int]
     for raw, key in refused[:: max(1, len(refused) // _MOST_ASKED)]:
         said = _refusal(source, _with(template, raw, key))
         if said is None:
-            raise NotConvertible(
-                f"the original accepts values of column {raw.label!r} that its arithmetic should refuse"
-            )
+            raise NotConvertible(f"the original accepts values of column {raw.label!r} that its arithmetic should refuse")
         reason = reason or said
     return reason
 

@@ -95,11 +95,7 @@ def _refuse_missing(parts: Parts, ensemble: Ensemble) -> None:
 
 def _thresholds(ensemble: Ensemble) -> list[tuple[int, float]]:
     """Distinct (estimator's column, threshold)."""
-    pairs = {
-        pair
-        for features, limits in splits(ensemble.trees)
-        for pair in zip(features.tolist(), limits.tolist(), strict=True)
-    }
+    pairs = {pair for features, limits in splits(ensemble.trees) for pair in zip(features.tolist(), limits.tolist(), strict=True)}
     return sorted(pairs)
 
 
@@ -154,8 +150,7 @@ class _Probe:
         values = {raw: values_of(np.resize(column, self._rows), raw.dtype) for raw, column in keys.items()}
         seen = self._parts.transform(with_values(self._template, values), self._ensemble.cast)
         return {
-            raw: np.asarray(seen[np.arange(len(columns)), columns] <= self._limits[raw])
-            for raw, columns in self._columns.items()
+            raw: np.asarray(seen[np.arange(len(columns)), columns] <= self._limits[raw]) for raw, columns in self._columns.items()
         }
 
 
@@ -168,9 +163,7 @@ def _filled(parts: Parts, ensemble: Ensemble, template: Batch, raws: tuple[RawCo
     return {c: float(seen[0, c]) for c, origin in enumerate(parts.origins) if origin.raw in nullable}
 
 
-def _moved(
-    tree: Tree, places: dict[int, int], largest: dict[tuple[int, float], float], filled: dict[int, float]
-) -> Tree:
+def _moved(tree: Tree, places: dict[int, int], largest: dict[tuple[int, float], float], filled: dict[int, float]) -> Tree:
     """The tree over raw values."""
     feature, threshold, missing_left = tree.feature.copy(), tree.threshold.copy(), tree.missing_left.copy()
     for node in np.flatnonzero(tree.inner).tolist():

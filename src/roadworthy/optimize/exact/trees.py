@@ -120,9 +120,7 @@ def _read_histogram(estimator: Any) -> Ensemble:
     start = np.asarray(estimator._baseline_prediction, dtype=np.float64).reshape(-1)  # noqa: SLF001
     classes = getattr(estimator, "classes_", None)
     head = _head(estimator, classes)
-    return Ensemble(
-        tuple(trees), start, 1.0, head, np.float64, takes_missing=True, classes=classes, takes_infinite=True
-    )
+    return Ensemble(tuple(trees), start, 1.0, head, np.float64, takes_missing=True, classes=classes, takes_infinite=True)
 
 
 def _head(estimator: Any, classes: Array | None) -> Head:
@@ -163,9 +161,7 @@ def _read_forest(estimator: Any) -> Ensemble:
     targets = 1 if classes is None else len(classes)
     _refuse_large(sum(member.tree_.node_count for member in members))
     trees = tuple(
-        pruned(_read_tree(member, target, member.tree_.value[:, 0, target]))
-        for member in members
-        for target in range(targets)
+        pruned(_read_tree(member, target, member.tree_.value[:, 0, target])) for member in members for target in range(targets)
     )
     head = Head.IDENTITY if classes is None else Head.PROBABILITIES
     allows = bool(estimator.__sklearn_tags__().input_tags.allow_nan)
@@ -212,9 +208,7 @@ def pruned(tree: Tree) -> Tree:
 
 def arithmetic(ensemble: Ensemble, estimator: str) -> tuple[str, ...]:
     """States how an ensemble's trees are reproduced, and how far each step can round."""
-    summed = (
-        f"{estimator}: thresholds compared as {ensemble.cast.__name__}, as the estimator does; leaves added in double"
-    )
+    summed = f"{estimator}: thresholds compared as {ensemble.cast.__name__}, as the estimator does; leaves added in double"
     return (f"{summed}, in its order", _HEADS[ensemble.head], *_ties(ensemble))
 
 
@@ -222,9 +216,7 @@ def _ties(ensemble: Ensemble) -> tuple[str, ...]:
     if ensemble.classes is None:
         return ()
     if ensemble.head is Head.LOGISTIC:
-        return (
-            f"label: by the sign of the sum; a sum of 0 is the {'second' if ensemble.zero_is_second else 'first'} class",
-        )
+        return (f"label: by the sign of the sum; a sum of 0 is the {'second' if ensemble.zero_is_second else 'first'} class",)
     return ("label: the class of the largest sum, the first of equal ones",)
 
 

@@ -108,9 +108,7 @@ def _nothing(signal: str, stable: int, canary: int, what: str) -> SignalAlert:
 
 
 def _confidence(look: Look, watch: Watch) -> SignalAlert:
-    stable, canary, low, high = _difference(
-        look, Metric(CONFIDENCE), look.plan.alpha, _weight(look, _lately(look.state))
-    )
+    stable, canary, low, high = _difference(look, Metric(CONFIDENCE), look.plan.alpha, _weight(look, _lately(look.state)))
     if not stable.values or not canary.values:
         return _nothing(watch.signal, stable.values, canary.values, "answer")
     tolerated = watch.tolerated

@@ -70,9 +70,7 @@ def _approve(plan: Plan, state: State, _seen: Observation) -> Advance:
     waits = following < len(plan.steps) and plan.steps[following].approve
     if state.phase not in (PREPARING, STEPPING) or not waits:
         return Advance(state, refused="the next step needs no approval")
-    return Advance(
-        replace(state, approved=True), refused="the next step is already approved" if state.approved else None
-    )
+    return Advance(replace(state, approved=True), refused="the next step is already approved" if state.approved else None)
 
 
 def _promote(_plan: Plan, state: State, seen: Observation) -> Advance:

@@ -229,9 +229,7 @@ def _stepping(look: Look) -> Move:
 
 def _crashed(look: Look) -> Move | None:
     if look.crashes >= look.plan.crashes:
-        return _ending(
-            look.state, ROLLED_BACK, "crash-limit", f"the new version crashed its process {look.crashes} times"
-        )
+        return _ending(look.state, ROLLED_BACK, "crash-limit", f"the new version crashed its process {look.crashes} times")
     if look.seen.canary == FAILED:
         return _ending(look.state, ROLLED_BACK, "not-loadable", look.seen.reason or "the new version is in quarantine")
     return None

@@ -48,9 +48,7 @@ def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wa
 def kept_out(digest: str, workers: Sequence[WorkerReport]) -> str | None:
     """Why a live gateway has the package in quarantine, because it crashes its processes there; None if no gateway has."""
     states = (_state(worker, digest) for worker in workers)
-    return next(
-        (state.reason or "it crashes" for state in states if state is not None and state.code == KEPT_OUT), None
-    )
+    return next((state.reason or "it crashes" for state in states if state is not None and state.code == KEPT_OUT), None)
 
 
 def _state(worker: WorkerReport, digest: str) -> VersionState | None:

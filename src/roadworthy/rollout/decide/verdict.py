@@ -114,9 +114,7 @@ def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
     """Judge everything counted so far."""
     alphas = plan.alphas()
     skewed = _skewed(plan, scope, evidence)
-    findings = tuple(
-        _judged(plan, criterion, alphas[criterion.signal], scope, evidence, skewed) for criterion in plan.criteria
-    )
+    findings = tuple(_judged(plan, criterion, alphas[criterion.signal], scope, evidence, skewed) for criterion in plan.criteria)
     ordered = sorted(findings, key=lambda each: ((FAIL, HOLD, PASS).index(each.outcome), not each.withdraw))
     if not ordered and skewed is not None:
         return Verdict(HOLD, "share-not-as-set", skewed)
@@ -172,9 +170,7 @@ def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
     return None
 
 
-def _judged(
-    plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None
-) -> Finding:
+def _judged(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None) -> Finding:
     """The finding; HOLD if the signal raises an error, so that the other criteria and the deadline still act."""
     try:
         return _judge(plan, criterion, alpha, scope, evidence, skewed)
@@ -187,9 +183,7 @@ def _unmeasurable(criterion: Criterion, alpha: float, why: str) -> Finding:
     return Finding(criterion.signal, HOLD, "signal-not-measurable", text, threshold=-math.log(alpha))
 
 
-def _judge(
-    plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None
-) -> Finding:
+def _judge(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None) -> Finding:
     if criterion.kind.unmeasurable is not None:
         return _unmeasurable(criterion, alpha, criterion.kind.unmeasurable)
     threshold, tallies = -math.log(alpha), evidence.tallies(criterion.signal)
@@ -302,9 +296,7 @@ def _total(segments: Iterable[Segment], tallies: Tallies) -> Tally:
     return total
 
 
-def _accusation(
-    plan: Plan, criterion: Criterion, counted: tuple[int, int, int, int], log_e: float, threshold: float
-) -> str:
+def _accusation(plan: Plan, criterion: Criterion, counted: tuple[int, int, int, int], log_e: float, threshold: float) -> str:
     samples, bad, other_samples, other_bad = counted
     odds = f"would look this bad once in {_count(math.exp(min(log_e, 700.0)))} rollouts"
     rarity = f"{odds}; the plan's threshold is once in {_count(math.exp(threshold))}"

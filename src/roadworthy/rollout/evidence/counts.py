@@ -92,9 +92,7 @@ class Evidence(msgspec.Struct, frozen=True):
         excluded = dict(self.excluded.get(source, {}))
         for left in counts.excluded:
             if left.reason not in EXCLUDED or left.count < 0:
-                raise ValueError(
-                    f"{left.count} {left.reason} is not a valid exclusion; reasons are {', '.join(EXCLUDED)}"
-                )
+                raise ValueError(f"{left.count} {left.reason} is not a valid exclusion; reasons are {', '.join(EXCLUDED)}")
             key = _key(left.generation, left.reason, _variant(left.variant))
             excluded[key] = max(excluded.get(key, 0), left.count)
         if counts.crashes < 0:
@@ -250,9 +248,7 @@ def _with_units(
         if each.unit not in units and len(units) >= MOST_UNITS:
             overflow = True
             continue
-        units[each.unit] = min(
-            units.get(each.unit, (each.generation, each.variant)), (each.generation, _variant(each.variant))
-        )
+        units[each.unit] = min(units.get(each.unit, (each.generation, each.variant)), (each.generation, _variant(each.variant)))
     return after, overflow
 
 

@@ -47,9 +47,7 @@ class Fact(NamedTuple):
     value: float | None = None
 
 
-def take(
-    connection: Connection, rollout_id: str, facts: Sequence[Fact], given_by: str, now_us: int
-) -> list[bool] | None:
+def take(connection: Connection, rollout_id: str, facts: Sequence[Fact], given_by: str, now_us: int) -> list[bool] | None:
     """Store and count new facts; for each fact whether it was new. None when the rollout takes no further feedback. The rollout's
     row is locked meanwhile, so only one sender of the same fact is first. A finished rollout counts on, without a verdict.
 
@@ -130,9 +128,7 @@ class _Counted:
         variants = self._by_variant.items()
         return RolloutCounts(
             rollout_id,
-            variants=tuple(
-                VariantCount(*key, samples, 0) for key, (samples, _) in variants if not key[1].startswith(CUSTOM)
-            ),
+            variants=tuple(VariantCount(*key, samples, 0) for key, (samples, _) in variants if not key[1].startswith(CUSTOM)),
             events=tuple(EventCount(*key, bad) for key, (_, bad) in variants if bad),
             metrics=tuple(MetricCount(*key, len(found), sum(found)) for key, found in self._metrics.items()),
             units=tuple(self._units),
@@ -167,8 +163,7 @@ def _write(
     if fresh:
         columns = set(feedback.c.keys())
         rows = [
-            {**{name: value for name, value in row.items() if name in columns}, **given, "rollout": rollout_id}
-            for row in fresh
+            {**{name: value for name, value in row.items() if name in columns}, **given, "rollout": rollout_id} for row in fresh
         ]
         connection.execute(insert(feedback), [{"project": PROJECT, **row} for row in rows])
     if worsened:

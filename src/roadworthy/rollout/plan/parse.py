@@ -41,9 +41,7 @@ def duration_s(value: object) -> float | None:
     found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
     if found is None:
         return None
-    return math.fsum(
-        float(part) * unit for part, unit in zip(found.groups(), (86_400, 3_600, 60, 1), strict=True) if part
-    )
+    return math.fsum(float(part) * unit for part, unit in zip(found.groups(), (86_400, 3_600, 60, 1), strict=True) if part)
 
 
 def _seconds(value: object) -> float:
@@ -261,9 +259,7 @@ class _PlanReader(Reader):
     def _criteria(self, strategy: str, given: object, shadowed: bool) -> tuple[Criterion, ...]:
         if given is None:
             given = [*DEFAULT_CRITERIA, *(["disagreement"] if strategy == SHADOW else [])]
-        criteria = (
-            self._criterion(f"criteria.{name}", name, value, shadowed) for name, value in self._named("criteria", given)
-        )
+        criteria = (self._criterion(f"criteria.{name}", name, value, shadowed) for name, value in self._named("criteria", given))
         return tuple(criterion for criterion in criteria if criterion is not None)
 
     def _criterion(self, path: str, name: str, value: Mapping[str, Any], shadowed: bool) -> Criterion | None:
@@ -272,9 +268,7 @@ class _PlanReader(Reader):
             self.unknown(path, "signal", name, names_of(CRITERION))
             return None
         if signal.kind != CRITERION:
-            self.fault(
-                path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(CRITERION)
-            )
+            self.fault(path, "this signal can only hold or alert, never roll back; list it under `watch`", names_of(CRITERION))
             return None
         given, own = self._of_signal(_Criterion, signal, value, path)
         if not signal.compares and not shadowed:

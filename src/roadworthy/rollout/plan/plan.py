@@ -163,9 +163,7 @@ class Plan(msgspec.Struct, frozen=True):
 
         Errors get half of it and the rest is split by weight, unless the plan gives errors a weight of its own.
         """
-        weights = {
-            criterion.signal: 1.0 if criterion.weight is None else criterion.weight for criterion in self.criteria
-        }
+        weights = {criterion.signal: 1.0 if criterion.weight is None else criterion.weight for criterion in self.criteria}
         halved = [criterion for criterion in self.criteria if criterion.signal == "errors" and criterion.weight is None]
         if halved and len(weights) > 1:
             weights["errors"] = sum(weight for signal, weight in weights.items() if signal != "errors")

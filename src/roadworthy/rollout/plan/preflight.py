@@ -65,9 +65,7 @@ def obstacles(plan: Plan, facts: Facts) -> tuple[Obstacle, ...]:
 
 def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
     if facts.stable is None:
-        yield Obstacle(
-            "no-stable", "no version serves yet, so there is nothing to compare with and nothing to go back to"
-        )
+        yield Obstacle("no-stable", "no version serves yet, so there is nothing to compare with and nothing to go back to")
     elif facts.stable == facts.canary:
         yield Obstacle("same-version", f"{facts.canary} already serves")
     elif not facts.stable_ready:
@@ -81,9 +79,7 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
     for text in facts.short:
         yield Obstacle("no-room", text)
     if plan.sticky is not None and plan.sticky.field is not None and plan.sticky.field not in facts.fields:
-        yield Obstacle(
-            "no-such-field", f"the endpoint has no input {plan.sticky.field}, by which the plan identifies users"
-        )
+        yield Obstacle("no-such-field", f"the endpoint has no input {plan.sticky.field}, by which the plan identifies users")
     timed = [each.signal for each in plan.signals if signal_or_missing(each.signal).needs_run_times]
     if facts.slow_ms is None and timed:
         yield Obstacle(

@@ -114,9 +114,7 @@ class AnswerStore:
         self.remove(key)
         if size > self._max_bytes or self._max_entries < 1:
             return None
-        blocks = tuple(
-            Block(block.values.copy(), None if block.mask is None else block.mask.copy()) for block in answer.blocks
-        )
+        blocks = tuple(Block(block.values.copy(), None if block.mask is None else block.mask.copy()) for block in answer.blocks)
         kept = self._entries[key] = Kept(Batch(answer.layout, answer.rows, blocks), size, now)
         self.size += size
         while self.size > self._max_bytes or len(self._entries) > self._max_entries:

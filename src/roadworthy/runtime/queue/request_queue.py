@@ -97,9 +97,7 @@ class RequestQueue:
         done."""
         now = time.monotonic()
         waiting = [
-            member
-            for member in self._members
-            if not member[1].done and (member[1].deadline > now or not _expire(member[1], now))
+            member for member in self._members if not member[1].done and (member[1].deadline > now or not _expire(member[1], now))
         ]
         limit = self._limit(waiting, now)
         group = waiting if self._rows <= limit or len(waiting) <= 1 else self._within(limit, waiting)

@@ -23,9 +23,7 @@ class DeadlineTimer:
         at: when it fires, monotonic clock, seconds; None when it is not set.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, due: Callable[[], float | None], expired: Callable[[], None]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, due: Callable[[], float | None], expired: Callable[[], None]) -> None:
         self._loop = loop
         self._due = due
         self._expired = expired

@@ -83,9 +83,7 @@ class SharedCache:
         connected: whether requests use the server now.
     """
 
-    def __init__(
-        self, server: Server, wait_s: float, count: Callable[[str], None], changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, server: Server, wait_s: float, count: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._server = server
         self._wait_s = wait_s
         self._count = count

@@ -99,9 +99,7 @@ def read_examples(folder: Path, digest: str, codec_of: CodecOf) -> Examples:
     manifest = read_manifest((place / MANIFEST).read_bytes())
     package = Package(place, manifest, {}, FolderFiles(place))
     if package.digest != digest:
-        raise PackageInvalid(
-            f"the package on disk has the digest {package.digest}, expected {digest}", code="package-damaged"
-        )
+        raise PackageInvalid(f"the package on disk has the digest {package.digest}, expected {digest}", code="package-damaged")
     inputs, expected = package.golden()
     tolerance = Tolerance(rtol=float(manifest.tolerance.relative), atol=float(manifest.tolerance.absolute))
     chosen = sorted({inputs.rows * number // MOST_EXAMPLES for number in range(MOST_EXAMPLES)})

@@ -245,9 +245,7 @@ async def _send(version: Version, codec: ProbeCodec, example: Example, request: 
     batch = example.inputs if example.body is None else codec.read(example.body)
     version.batcher.submit(batch, request)
     try:
-        async with asyncio.timeout(
-            request.deadline - time.monotonic() + 1.0
-        ):  # a healthy batcher settles it at the deadline
+        async with asyncio.timeout(request.deadline - time.monotonic() + 1.0):  # a healthy batcher settles it at the deadline
             return await request.answered
     except TimeoutError:
         return DeadlineExceeded("the probe was not settled at its deadline")

@@ -87,9 +87,7 @@ class Pressure:
         self.refuse = (self.refuse or _no_memory()) if full else None
         low = free is not None and free < limits.disk_reserve_bytes
         self.warnings = tuple(
-            name
-            for name, holds in ((MEMORY_HIGH, self.close_connections), (MEMORY_FULL, full), (DISK_LOW, low))
-            if holds
+            name for name, holds in ((MEMORY_HIGH, self.close_connections), (MEMORY_FULL, full), (DISK_LOW, low)) if holds
         )
         return self.warnings != before
 

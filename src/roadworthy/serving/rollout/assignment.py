@@ -144,9 +144,7 @@ class RolloutCounters:
         if name not in self.failed:
             self.failed.add(name)
             self._cells.sample((self._rollout.id, self._generation, f"{FAILED}{name}", STABLE), bad=True)
-            _log.error(
-                "signal-failed", rollout=self._rollout.id, signal=name, error=f"{type(error).__name__}: {error}"[:500]
-            )
+            _log.error("signal-failed", rollout=self._rollout.id, signal=name, error=f"{type(error).__name__}: {error}"[:500])
         self._judges = [each for each in self._judges if each[0] != name]
         self._pair_judges = [each for each in self._pair_judges if each[0] != name]
 
@@ -246,8 +244,7 @@ class RolloutAssignment:
         mirror: Mirror | None,
     ) -> None:
         labeled = [
-            LabeledVariant(variant, CANARY if variant.version.digest == rollout.canary else STABLE)
-            for variant in variants
+            LabeledVariant(variant, CANARY if variant.version.digest == rollout.canary else STABLE) for variant in variants
         ]
         self._split = Split(labeled, [share.weight for share in entry.split])
         self._rollout = rollout
@@ -302,9 +299,7 @@ class AssignedRequest(ForwardedRequest):
 
     __slots__ = ("_assignment", "_began", "chosen", "copy", "eligible", "inputs", "unit")
 
-    def __init__(
-        self, outer: PendingRequest, assignment: RolloutAssignment, chosen: LabeledVariant, unit: int | None
-    ) -> None:
+    def __init__(self, outer: PendingRequest, assignment: RolloutAssignment, chosen: LabeledVariant, unit: int | None) -> None:
         super().__init__(outer)
         self._assignment = assignment
         self._began = 0.0

@@ -201,9 +201,7 @@ class EvidenceTotals:
             self.crashes[key[0]] += values[0]
         elif kind == _UNITS:
             rollout, generation, signal, variant, _ = key
-            self.units[rollout].update(
-                BadUnit(int(generation), signal, variant, f"{unit:016x}") for unit in values if unit
-            )
+            self.units[rollout].update(BadUnit(int(generation), signal, variant, f"{unit:016x}") for unit in values if unit)
         else:
             sums = self._sums(kind, key)
             for place, value in enumerate(values):

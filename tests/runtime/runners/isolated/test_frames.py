@@ -115,9 +115,7 @@ def test_nothing_answered_and_nothing_asked() -> None:
 def test_messages_are_cut_wherever_they_are_broken() -> None:
     """Any division of the stream gives the same messages."""
     rng = random.Random(1)
-    messages = [
-        frames.encode_message(kind, kind, bytes(rng.randbytes(size))) for kind, size in enumerate((0, 5, 40, 3_000), 1)
-    ]
+    messages = [frames.encode_message(kind, kind, bytes(rng.randbytes(size))) for kind, size in enumerate((0, 5, 40, 3_000), 1)]
     stream = b"".join(messages)
     for _ in range(50):
         reader, found, at = frames.MessageReader(), [], 0

@@ -197,9 +197,7 @@ class ProcessBatcher:
     def _refused(self) -> RoadworthyError:
         refusal = self.refusal
         code = refusal.code if refusal is not None else None
-        return Unavailable(
-            "the version can no longer be loaded", code=code, hint="roll back to another version", retry_after_s=5
-        )
+        return Unavailable("the version can no longer be loaded", code=code, hint="roll back to another version", retry_after_s=5)
 
 
 class _Link:
@@ -462,9 +460,7 @@ def _fits(sent: _Sent, outcomes: frames.Outcomes) -> bool:
     if len(outcomes.statuses) != len(sent.members):
         return False
     answered = sum(
-        batch.rows
-        for (batch, _), status in zip(sent.members, outcomes.statuses, strict=True)
-        if status == frames.ANSWERED
+        batch.rows for (batch, _), status in zip(sent.members, outcomes.statuses, strict=True) if status == frames.ANSWERED
     )
     highest = max((status for status in outcomes.statuses if status != frames.NOT_RUN), default=0)
     return answered == (0 if outcomes.batch is None else outcomes.batch.rows) and highest <= len(outcomes.faults)

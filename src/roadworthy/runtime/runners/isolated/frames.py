@@ -147,9 +147,7 @@ class MessageReader:
             self._kept += view[start:]
 
 
-def encode_run(
-    number: int, batch: Batch, counts: Sequence[int], deadlines: Sequence[float], ring: Ring | None
-) -> bytes:
+def encode_run(number: int, batch: Batch, counts: Sequence[int], deadlines: Sequence[float], ring: Ring | None) -> bytes:
     """Encode the RUN of requests with `counts` rows each, in the order of `batch`.
 
     Raises:
@@ -161,9 +159,7 @@ def encode_run(
     return encode_message(RUN, number, b"".join(parts))
 
 
-def decode_run(
-    payload: memoryview, layout: Layout, ring: Ring | None
-) -> tuple[Batch, tuple[int, ...], tuple[float, ...]]:
+def decode_run(payload: memoryview, layout: Layout, ring: Ring | None) -> tuple[Batch, tuple[int, ...], tuple[float, ...]]:
     """Decode a RUN: the joined batch, the rows of each request, the deadline of each.
 
     Raises:

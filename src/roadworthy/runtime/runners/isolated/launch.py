@@ -80,9 +80,7 @@ def confined_command() -> list[str]:
     return confined(runner_command())
 
 
-def confinement(
-    folder: Path, digest: str, address: Path, bounds: Bounds, grants: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def confinement(folder: Path, digest: str, address: Path, bounds: Bounds, grants: tuple[str, ...] = ()) -> dict[str, Any]:
     """The confinement plan of a runner: open are its package, the folder of its address, and what the package was granted.
 
     Args:

@@ -208,9 +208,7 @@ def _listen(private: Path) -> socket.socket:
 class _Connection:
     """The connection of one worker."""
 
-    def __init__(
-        self, end: socket.socket, selector: selectors.BaseSelector, drop: Callable[[_Connection], None]
-    ) -> None:
+    def __init__(self, end: socket.socket, selector: selectors.BaseSelector, drop: Callable[[_Connection], None]) -> None:
         self._end = end
         self._selector = selector
         self._drop = drop
@@ -282,9 +280,7 @@ class _Connection:
             return
         if sent < len(message):
             self._unsent += memoryview(message)[sent:]
-            self._selector.modify(
-                self._end, selectors.EVENT_READ | selectors.EVENT_WRITE, self._selector.get_key(self._end).data
-            )
+            self._selector.modify(self._end, selectors.EVENT_READ | selectors.EVENT_WRITE, self._selector.get_key(self._end).data)
 
     def flush(self) -> None:
         """Send buffered messages."""
