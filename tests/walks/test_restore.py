@@ -58,7 +58,7 @@ def test_a_database_that_was_set_back(machine: Machine, make_package: Callable[.
     machine.tell("up", "-d", *FREE_PORTS)
     (alert,) = eventually(lambda: alerts(machine), "an alert")
     assert [each["code"] for each in machine.tell("status")["alerts"]] == [alert.code]
-    assert (alert["code"], alert["gateway"]) == ("store-behind", "local/local")
+    assert (alert.code, alert.gateway) == ("store-behind", "local/local")
     assert "roadworthy restore" in machine.run("status").stdout
     assert version(machine) == "line:2"
     machine.tell("restore")
