@@ -45,7 +45,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlContext
 def routes(context: ControlContext) -> list[tuple[str, str]]:
     """(method, path) of every route."""
     found = set()
-    for route in _flat(build_routes(context, lambda: False).routes):
+    for route in _flat(build_routes(context, lambda: False)[0].routes):
         for method in route.methods or ():
             found.add((method, re.sub(r"{[^}]+}", "1", route.path)))
     return sorted(found)

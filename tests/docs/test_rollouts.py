@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from roadworthy.control.resources import feedback
+from roadworthy.contract.api import feedback
 from roadworthy.foundation.documents import Bounds
 from roadworthy.rollout.decide.state import INCONCLUSIVE
 from roadworthy.rollout.plan.parse import DECLARED, STRATEGIES, _Criterion, _Step, _Watch, read_plan

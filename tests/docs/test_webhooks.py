@@ -94,7 +94,7 @@ def test_every_type_is_told_with_its_meaning() -> None:
     rows = dict(re.findall(r"^\| `([a-z.-]+)` \| (.+) \|$", PAGE, flags=re.MULTILINE))
     told = {name: text for name, text in rows.items() if not name.startswith("webhook-")}
     assert told.pop(messages.PING)
-    assert told == messages.TYPES
+    assert told == messages.EVENT_TYPES
 
 
 def test_the_body_that_is_shown_has_the_parts_of_a_real_one() -> None:

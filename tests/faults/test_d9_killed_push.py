@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roadworthy.access.principal import Principal
 from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.canonical import digest_file
@@ -21,6 +22,7 @@ from tests.warm_up import MODULES
 _KILLED_PUSH = """
 import json, os, signal, sys
 from pathlib import Path
+from roadworthy.access.principal import Principal
 from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_context
 from roadworthy.store import blobs
@@ -34,7 +36,7 @@ if step == "fsync-folder": blobs.fsync_folder = die
 if step == "register": packages._register = die
 if step == "audit": type(plane).audit = die
 if step == "committed": type(plane.publisher).refresh = die
-packages.push(plane, file, "key-a", packages.Allowed())
+packages.push(plane, file, Principal("key-a", "key-a", "admin", frozenset()), packages.Allowed())
 """
 
 
@@ -75,10 +77,10 @@ def test_d9_a_killed_push_shows_old_or_new_never_half(tmp_path: Path, packed: Pa
     assert done.returncode == -9
     plane = build_context(document)
     assert [path.name for path in (tmp_path / "blobs").rglob(".tmp-*")] == []
-    listed = packages.list_versions(plane, "same", 0)["items"]
+    listed = packages.list_versions(plane, "same", 0).items
     assert len(listed) == new
-    document, fresh = packages.push(plane, packed, "key-a", packages.Allowed())
-    assert (document["version"], fresh) == (1, not new)
+    document, fresh = packages.push(plane, packed, Principal("key-a", "key-a", "admin", frozenset()), packages.Allowed())
+    assert (document.version, fresh) == (1, not new)
     with packages.open_version(plane, VersionReference("same", 1)) as handle:
         assert digest_file(Path(handle.name)) == digest_file(packed)
     plane.database.close()

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from roadworthy.access import keys
+from roadworthy.access.principal import Principal
 from roadworthy.contract.telemetry import READY, RecordFile, Telemetry, VersionState, WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.resources import telemetry
@@ -142,7 +143,7 @@ def test_g11_record_files_that_no_frame_names_are_deleted_in_their_turn(plane: C
     blobs = [keep(plane, str(number)) for number in range(4)]
     assert telemetry.trim_records(plane) == 2
     assert [plane.blobs.exists(blob) for blob in blobs] == [False, False, True, True]
-    assert telemetry.last_predictions(plane, "line", 5, None)["items"] == []
+    assert telemetry.last_predictions(plane, "line", 5, None).items == []
 
 
 def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: ControlContext) -> None:
@@ -154,7 +155,7 @@ def test_g11_a_frame_cannot_lie_about_the_size_of_a_file(plane: ControlContext) 
     assert telemetry.trim_records(plane) == 1
     key = keys.Key("key-abcdefgh", "0", keys.GATEWAY, None, 1, "me", "other")
     named = RecordFile("records/gw-1/none.parquet", "line", 1, 1 << 60, 1, 1 << 60)
-    telemetry.receive(plane, key, Telemetry("gw-1", "b", 1, 1, record_files=(named,)))
+    telemetry.receive(plane, Principal.of(key), Telemetry("gw-1", "b", 1, 1, record_files=(named,)))
     assert telemetry.trim_records(plane) == 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from roadworthy.access.principal import Principal
 from roadworthy.cli.commands.machine import settle_keys
 from roadworthy.cli.home import Context, Home
 from roadworthy.control.context import ControlContext
@@ -102,13 +103,13 @@ def test_g12_only_the_first_key_of_a_role_is_taken(plane: ControlContext, role: 
     keys.ensure(plane, [first])
     keys.ensure(plane, [second, first])
     keys.ensure(plane, [own])
-    assert {key["id"] for key in keys.list_all(plane)["items"]} == {first["id"], own["id"]}
+    assert {key.id for key in keys.list_all(plane, "").items} == {first["id"], own["id"]}
 
 
 def test_g12_a_revoked_key_does_not_come_back_with_a_start(plane: ControlContext) -> None:
     """A home folder that still has it offers it in vain."""
     kept, revoked = offered("admin", only_first=True), offered("gateway", only_first=False)
     keys.ensure(plane, [kept, revoked])
-    keys.revoke(plane, revoked["id"], kept["id"])
+    keys.revoke(plane, revoked["id"], Principal(kept["id"], kept["id"], "admin", frozenset()))
     keys.ensure(plane, [kept, revoked])
-    assert [key["id"] for key in keys.list_all(plane)["items"]] == [kept["id"]]
+    assert [key.id for key in keys.list_all(plane, "").items] == [kept["id"]]

@@ -14,6 +14,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api.endpoints import Predictions, Unreadable
+from roadworthy.contract.api.rollouts import NewRollout
 from roadworthy.contract.evidence import RolloutCounts, VariantCount
 from roadworthy.contract.telemetry import READY, RecordFile, RequestCount, Telemetry, VersionState, WorkerReport
 from roadworthy.control.context import ControlContext
@@ -78,14 +81,17 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
     assert telemetry.take_frame(first, frame) == 1
     assert telemetry.take_frame(first, frame) == 1
     asked = telemetry.last_predictions(first, "flights", 5, None)
-    assert asked == {"items": [], "lost": 0, "unreadable": {"files": 1, "predictions": 1}}  # its blob never came
-    assert telemetry.audit_trail(first, 5, None)["items"][0]["verb"] == "key-create"
+    assert asked == Predictions(items=[], lost=0, unreadable=Unreadable(files=1, predictions=1))  # its blob never came
+    assert telemetry.audit_trail(first, 5, None).items[0].verb == "key-create"
     first.database.close()
     second = context(url, tmp_path)
     assert second.publisher.edition.snapshot == first.publisher.edition.snapshot
-    assert [key["id"] for key in keys.list_all(second)["items"]] == ["key-first"]
-    assert telemetry.status(second, "1")["gateways"][0]["id"] == "gw-1"
+    assert [key.id for key in keys.list_all(second, "").items] == ["key-first"]
+    assert telemetry.status(second, "1").gateways[0].id == "gw-1"
     second.database.close()
+
+
+ME, YOU = (Principal(who, who, "admin", frozenset()) for who in ("me", "you"))
 
 
 def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
@@ -109,19 +115,19 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
         telemetry.take_frame(both, Telemetry("gw-1", "b", next(sequence), 1, (worker,), rollouts=counts))
 
     follow()
-    wanted = rollout_verbs.Wanted("line:2", {"strategy": "canary", "steps": [50, 100], "criteria": ["errors"]})
-    begun = rollout_verbs.start(both, "line", wanted, "me")
+    wanted = NewRollout(version="line:2", plan={"strategy": "canary", "steps": [50, 100], "criteria": ["errors"]})
+    begun = rollout_verbs.start(both, "line", wanted, ME)
     with pytest.raises(Conflict, match="is running on endpoint line"):
-        rollout_verbs.start(both, "line", wanted, "you")
+        rollout_verbs.start(both, "line", wanted, YOU)
     follow()
     now = rollout_verbs.get(both, "line", "current")
-    assert (now["phase"], now["share"]) == ("stepping", 50)
-    counts = (RolloutCounts(begun["id"], (VariantCount(now["generation"], "errors", "canary", 20, 20),)),)
+    assert (now.phase, now.share) == ("stepping", 50)
+    counts = (RolloutCounts(begun.id, (VariantCount(now.generation, "errors", "canary", 20, 20),)),)
     follow()
     follow()
-    (ended,) = rollout_verbs.history(both, "line", 5, None)["items"]
-    assert (ended["outcome"], ended["verdict"]["findings"][0]["bad"]) == ("rolled-back", 20)
-    kinds = [event["kind"] for event in telemetry.events_after(both, 0, 10)["items"]]
+    (ended,) = rollout_verbs.history(both, "line", 5, None).items
+    assert (ended.outcome, ended.verdict and ended.verdict.findings[0].bad) == ("rolled-back", 20)
+    kinds = [event.kind for event in telemetry.events_after(both, 0, 10).items]
     assert kinds[0] == "rollout-started"
     assert kinds[-1] == "rollout-finished"
     both.database.close()

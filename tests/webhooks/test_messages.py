@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from roadworthy.rollout.decide import state
-from roadworthy.webhooks.messages import MOST_BODY_BYTES, TYPES, compose, compose_ping, type_of
+from roadworthy.webhooks.messages import EVENT_TYPES, MOST_BODY_BYTES, compose, compose_ping, type_of
 
 AT = "2026-11-21T12:00:00.000+00:00"
 
@@ -79,4 +79,4 @@ def test_a_ping_has_no_number() -> None:
     """And its type cannot be subscribed to."""
     message = compose_ping("webhook-1", AT)
     assert (message.number, message.type) == (None, "ping")
-    assert "ping" not in TYPES
+    assert "ping" not in EVENT_TYPES

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select
 
+from roadworthy.contract.api.keys import ROLES
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
 from roadworthy.foundation.keys import hash_key
 from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import PROJECT, keys
 
-ADMIN = "admin"
-PREDICTOR = "predictor"
-GATEWAY = "gateway"
-ROLES = (ADMIN, PREDICTOR, GATEWAY)
+ADMIN, PREDICTOR, GATEWAY = ROLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,10 +178,11 @@ class Reader:
             return self._noted((OneOf(get_args(kind)),), value, path)
         if origin is tuple:
             return self._items(get_args(kind)[0], value, path)
-        if origin is not None:  # Mapping[str, Any]
+        if origin is not None:  # Mapping[str, X]
             if not isinstance(value, Mapping):
                 raise TypeError(f"expected an object{self._got(value)}")
-            return dict(value)
+            found = {name: self.value(get_args(kind)[1], each, _join(path, name)) for name, each in value.items()}
+            return {name: each for name, each in found.items() if each is not INVALID}
         if kind in _EXPECTED:
             return self._scalar(kind, value)
         made = kind is Any or (not is_typeddict(kind) and isinstance(value, kind))  # by Given

@@ -8,22 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from roadworthy.contract.api.webhooks import EVENT_TYPES
+
 PING = "ping"
 _ENDED = "rollout-finished"
-TYPES: Mapping[str, str] = {
-    "rollout.started": "a rollout was started",
-    "rollout.began": "a rollout that waited for the previous one began",
-    "rollout.moved": "a rollout changed its version's share of the traffic",
-    "rollout.alert": "a rollout needs a person's attention",
-    "rollout.promoted": "the new version has taken over",
-    "rollout.completed": "a rollout without promotion is done",
-    "rollout.rolled-back": "evidence against the new version, a crash or a limit took the traffic back to the previous version",
-    "rollout.inconclusive": "there was no decision before the deadline, and the traffic went back to the previous version",
-    "rollout.not-started": "the new version never got traffic",
-    "rollout.aborted": "a person ended a rollout, or its endpoint is gone",
-    "rollout.superseded": "another rollout or deployment replaced this rollout",
-}
-"""The types, and the meaning of each."""
 _TYPE_OF = {
     "rollout-started": "rollout.started",
     "rollout-began": "rollout.began",
@@ -39,7 +27,7 @@ class Message:
 
     Attributes:
         id: of the event, the same in all deliveries to all webhooks; 28 letters and digits and an underscore.
-        type: one of TYPES, or PING.
+        type: one of EVENT_TYPES, or PING.
         number: the event's; None for a ping.
         body: JSON.
     """
@@ -51,14 +39,14 @@ class Message:
 
 
 def type_of(event: Mapping[str, Any]) -> str | None:
-    """The event's type, one of TYPES; None for events that webhooks do not receive."""
+    """The event's type, one of EVENT_TYPES; None for events that webhooks do not receive."""
     kind = str(event["kind"])
     found = f"rollout.{event['detail'].get('outcome')}" if kind == _ENDED else _TYPE_OF.get(kind)
-    return found if found in TYPES else None
+    return found if found in EVENT_TYPES else None
 
 
 def compose(event: Mapping[str, Any], at: str) -> Message:
-    """The message for an event of one of TYPES, as `audit.events` lists it.
+    """The message for an event of one of EVENT_TYPES, as `audit.events` lists it.
 
     Args:
         event: with number, at_us, kind, subject and detail.

@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from roadworthy.contract.api.rollouts import Finding, StepEvidence
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers.observation import observe
@@ -152,39 +153,39 @@ def standing(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def numbers(rollout: Rollout) -> list[dict[str, Any]]:
+def findings(rollout: Rollout) -> list[Finding]:
     """The numbers behind each criterion's verdict."""
     found = () if rollout.verdict is None else rollout.verdict.findings
     return [
-        {
-            "signal": each.signal,
-            "outcome": each.outcome,
-            "code": each.code,
-            "samples": each.samples,
-            "bad": each.bad,
-            "stable_samples": each.other_samples,
-            "stable_bad": each.other_bad,
-            "log_e": round(each.log_e, 6),
-            "log_e_bound": round(each.threshold, 6),
-            "p": each.p,
-            "step": None if each.shown is None else _of_step(each.shown),
-            "text": each.text,
-        }
+        Finding(
+            signal=each.signal,
+            outcome=each.outcome,
+            code=each.code,
+            samples=each.samples,
+            bad=each.bad,
+            stable_samples=each.other_samples,
+            stable_bad=each.other_bad,
+            log_e=round(each.log_e, 6),
+            log_e_bound=round(each.threshold, 6),
+            p=each.p,
+            step=None if each.shown is None else _of_step(each.shown),
+            text=each.text,
+        )
         for each in found
     ]
 
 
-def _of_step(shown: Shown) -> dict[str, Any]:
+def _of_step(shown: Shown) -> StepEvidence:
     """What the present step has shown for a criterion, and what it must show."""
-    return {
-        "samples": shown.samples,
-        "bad": shown.bad,
-        "needed": shown.needed,
-        "upper": None if shown.exempt else shown.upper,
-        "allowed": None if shown.exempt else shown.allowed,
-        "log_e": shown.log_e,
-        "log_e_bound": shown.threshold,
-    }
+    return StepEvidence(
+        samples=shown.samples,
+        bad=shown.bad,
+        needed=shown.needed,
+        upper=None if shown.exempt else shown.upper,
+        allowed=None if shown.exempt else shown.allowed,
+        log_e=shown.log_e,
+        log_e_bound=shown.threshold,
+    )
 
 
 def begin_waiting(context: ControlContext, connection: Connection, endpoint: Endpoint, revision: int) -> None:
@@ -285,7 +286,7 @@ def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout,
         "version": rollout.canary,
         "stable": rollout.stable,
         "step": state.step + 1,
-        "findings": numbers(rollout),
+        "findings": msgspec.to_builtins(findings(rollout)),
     }
     context.audit(connection, actor, f"rollout-{state.ends_as}", rollout.endpoint, **facts)
     context.announce(connection, actor, "rollout-finished", rollout.endpoint, **facts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from roadworthy.access.keys import ADMIN, GATEWAY, PREDICTOR, Key
+from roadworthy.access.principal import Principal, role_for
+from roadworthy.contract.api.operation import GATEWAY, MANAGE, Operation
 from roadworthy.control.http import page
 from roadworthy.control.http.problems import problem
 from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
@@ -26,8 +27,6 @@ PROBES = frozenset({"/livez", "/readyz"})
 OPEN = PROBES | frozenset({"/openapi.json", page.PAGE, page.SCRIPT, page.STYLE, page.ICON})
 """Paths that need no key: probes, and the API's description, which is the same for every installation."""
 
-_FEEDBACK = re.compile(r"/api/v1/endpoints/([^/]+)/feedback")
-"""The one path that predictor keys may call too: a caller that may ask may also report the outcome."""
 _UPLOADS = re.compile(r"/api/v1/packages|/internal/v1/(telemetry|records/.+)")
 """Paths whose bodies become files; their routes bound the size (`uploads.py`)."""
 MOST_BODY_BYTES = 1 << 20
@@ -37,10 +36,22 @@ _log = structlog.get_logger()
 
 
 class AuthMiddleware:
-    """Checks each request and passes it to the application."""
+    """Checks each request and passes it to the application.
 
-    def __init__(self, app: ASGIApp, publisher: SnapshotPublisher, allowed_hosts: Collection[str]) -> None:
+    Args:
+        operations: of the application; each declares the permission that it needs. Any other path needs that of an admin, or of
+            a gateway below /internal/.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        operations: Sequence[Operation[Any]],
+        publisher: SnapshotPublisher,
+        allowed_hosts: Collection[str],
+    ) -> None:
         self._app = app
+        self._operations = operations
         self._publisher = publisher
         self._hosts = {*LOOPBACK_HOSTS, *(host.lower() for host in allowed_hosts)}
         self._any_host = "*" in allowed_hosts
@@ -59,9 +70,7 @@ class AuthMiddleware:
         try:
             if scope["path"] not in PROBES:
                 self._check_host(headers.get(b"host", ""))
-            key = self._check_key(scope["path"], headers.get(b"authorization", ""))
-            state["key"] = key
-            state["actor"] = key.id if key is not None else ""
+            state["principal"] = self._check_key(scope, headers.get(b"authorization", ""))
             _check_target(scope)
             if not _UPLOADS.fullmatch(scope["path"]):
                 receive = _Body(receive, headers.get(b"content-length", "0"))
@@ -73,7 +82,8 @@ class AuthMiddleware:
             if not reply.status:
                 raise
         finally:
-            reply.log(scope, str(state.get("actor", "")))
+            principal: Principal | None = state.get("principal")
+            reply.log(scope, principal.who if principal is not None else "")
 
     def _check_host(self, host: str) -> None:
         match = _HOST.fullmatch(host)
@@ -85,8 +95,8 @@ class AuthMiddleware:
                 "(ROADWORTHY_CONTROL_ALLOWED_HOSTS in the environment)",
             )
 
-    def _check_key(self, path: str, authorization: str) -> Key | None:
-        if path in OPEN:
+    def _check_key(self, scope: Scope, authorization: str) -> Principal | None:
+        if scope["path"] in OPEN:
             return None
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
@@ -102,23 +112,16 @@ class AuthMiddleware:
                 code="unknown-key",
                 hint="the key may be revoked or belong to another installation; ask an administrator for a new one",
             )
-        feedback = _FEEDBACK.fullmatch(path)
-        if feedback is not None and key.role == PREDICTOR:
-            return _checked_for(key, feedback[1])
-        role = GATEWAY if path.startswith("/internal/") else ADMIN
-        if key.role != role:
-            raise Forbidden(f"this request needs a key of the role {role}", hint="ask an administrator for one")
-        return key
+        principal = Principal.of(key)
+        permission = self._permission(scope["method"], scope["path"])
+        if permission not in principal.scopes:
+            raise Forbidden(f"this request needs a key of the role {role_for(permission)}", hint="ask an administrator for one")
+        return principal
 
-
-def _checked_for(key: Key, endpoint: str) -> Key:
-    if key.endpoints is not None and endpoint not in key.endpoints:
-        raise Forbidden(
-            "this key may neither call this endpoint nor give feedback for it",
-            code="endpoint-not-allowed",
-            hint="ask an administrator for a key that includes this endpoint",
-        )
-    return key
+    def _permission(self, method: str, path: str) -> str:
+        """The permission that a request needs."""
+        usual = GATEWAY if path.startswith("/internal/") else MANAGE
+        return next((each.permission for each in self._operations if each.matches(method, path)), usual)
 
 
 def _check_target(scope: Scope) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api import gateways as api
 from roadworthy.contract.telemetry import decode_telemetry
 from roadworthy.control.context import ControlContext
-from roadworthy.control.http.fields import Digest, File, Instance, Seconds, body
+from roadworthy.control.http.fields import Digest, File, Instance, Seconds
 from roadworthy.control.http.packages import stream
+from roadworthy.control.http.routing import Routes
 from roadworthy.control.http.uploads import received
 from roadworthy.control.resources import telemetry
 from roadworthy.foundation.errors import MalformedBody
@@ -20,16 +23,14 @@ from roadworthy.store.blobs import package_blob
 
 _MAX_FRAME_BYTES = 16 << 20
 _MAX_RECORD_FILE_BYTES = 256 << 20
-_FRAME = {"$ref": "#/components/schemas/Telemetry"}
 RecordFile = Annotated[str, Path(json_schema_extra={"pattern": f"^{telemetry.FILE.pattern}$"})]
-_NOTHING_NEWER: dict[int | str, dict[str, Any]] = {304: {"description": "There is no newer snapshot"}}
 
 
-def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
-    """The router. `stopping` ends long polls early."""
-    router = APIRouter(prefix="/internal/v1", tags=["gateways"], include_in_schema=False)
+def routes(context: ControlContext, stopping: Callable[[], bool]) -> Routes:
+    """The routes. `stopping` ends long polls early."""
+    found = Routes("gateways", context)
 
-    @router.get("/snapshot", responses=_NOTHING_NEWER)
+    @found.add(api.SNAPSHOT)
     async def snapshot(request: Request, wait_s: Seconds = 0.0) -> Response:
         """The newest snapshot; 304 if no snapshot newer than If-None-Match appears within `wait_s` seconds."""
         known = request.headers.get("if-none-match")
@@ -40,13 +41,13 @@ def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
             return Response(status_code=304, headers={"ETag": known or ""})
         return Response(edition.encoded, media_type="application/json", headers={"ETag": edition.etag})
 
-    @router.get("/packages/{digest}", response_class=File)
+    @found.add(api.PACKAGE)
     def package(digest: Digest) -> File:
         """A package's .rw file."""
         return stream(context.blobs.open(package_blob(check_digest(digest))))
 
-    @router.post("/telemetry", openapi_extra=body("application/json", _FRAME))
-    async def frame(request: Request) -> dict[str, Any]:
+    @found.add(api.REPORT)
+    async def frame(request: Request, principal: Principal) -> api.Accepted:
         """Accept one frame; a repeated frame gets the same reply."""
         async with received(request, context.blobs, _MAX_FRAME_BYTES) as file:
             data = file.read_bytes()
@@ -54,13 +55,13 @@ def routes(context: ControlContext, stopping: Callable[[], bool]) -> APIRouter:
             decoded = decode_telemetry(data)
         except ValueError as error:
             raise MalformedBody("the body is not a telemetry frame", code="malformed-telemetry") from error
-        return {"accepted": await run_in_threadpool(telemetry.receive, context, request.state.key, decoded)}
+        return api.Accepted(accepted=await run_in_threadpool(telemetry.receive, context, principal, decoded))
 
-    @router.put("/records/{gateway:path}/{file}", status_code=204, openapi_extra=body())
-    async def records(request: Request, gateway: Instance, file: RecordFile) -> None:
+    @found.add(api.KEEP_RECORDS)
+    async def records(request: Request, principal: Principal, gateway: Instance, file: RecordFile) -> None:
         """Store a finished file of prediction records. `gateway` is named as in a frame, with or without the key."""
-        blob = await run_in_threadpool(telemetry.record_blob, context, request.state.key, gateway, file)
+        blob = await run_in_threadpool(telemetry.record_blob, context, principal, gateway, file)
         async with received(request, context.blobs, _MAX_RECORD_FILE_BYTES) as source:
             await run_in_threadpool(telemetry.keep_records, context, blob, source)
 
-    return router
+    return found

@@ -21,7 +21,7 @@ _A_DAY = {"Cache-Control": "public, max-age=86400"}
 
 def routes(title: str, openapi: str) -> APIRouter:
     """The router. `openapi` is the path of the API's description."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter()
 
     @router.get(PAGE, response_class=HTMLResponse)
     def page() -> HTMLResponse:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from fastapi import APIRouter
-
+from roadworthy.contract.api import system as api
 from roadworthy.control.context import ControlContext
+from roadworthy.control.http.routing import Routes
 
 
-def routes(context: ControlContext) -> APIRouter:
-    """The router."""
-    router = APIRouter(tags=["system"])
+def routes(context: ControlContext) -> Routes:
+    """The routes."""
+    found = Routes("system", context)
 
-    @router.get("/livez", summary="Check that the process is alive")
-    def livez() -> dict[str, Any]:
+    @found.add(api.LIVEZ)
+    def livez() -> api.Live:
         """Needs no key."""
-        return {"live": True}
+        return api.Live(live=True)
 
-    @router.get("/readyz", summary="Check that the control plane is ready")
-    def readyz() -> dict[str, Any]:
+    @found.add(api.READYZ)
+    def readyz() -> api.Ready:
         """Needs no key. 503 while the database is unavailable."""
         with context.database.begin():
-            return {"ready": True}
+            return api.Ready(ready=True)
 
-    return router
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from roadworthy.foundation import errors
-from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.foundation.errors import InvalidInput, InvalidRequest, RoadworthyError
 from roadworthy.store.engine import disk_full
 
 _STATUS: tuple[tuple[type[RoadworthyError], int], ...] = (
@@ -46,6 +47,7 @@ _TITLES = {
 }
 _MOST_NAME = 200
 """Characters of a field's path that a problem repeats: callers choose the names of keys."""
+_MOST_FAULTS = 20
 PROBLEM_JSON = "application/problem+json"
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG})
 _log = structlog.get_logger()
@@ -77,6 +79,13 @@ def problem(error: RoadworthyError, request_id: str, status: int | None = None) 
     return Response(json.dumps(body, default=str), status_code=code, headers=headers, media_type=PROBLEM_JSON)
 
 
+def invalid_fields(faults: Sequence[tuple[str, str]]) -> InvalidInput:
+    """The error for a request with faults; facts["fields"] has the place and the problem of each."""
+    fields = [{"name": name[:_MOST_NAME], "problem": text} for name, text in faults[:_MOST_FAULTS]]
+    name, text = fields[0].values()
+    return InvalidInput(f"{name}: {text}" if name else text, code=InvalidRequest.code, facts={"fields": fields})
+
+
 def _methods(request: Request) -> list[str]:
     """The methods that a path accepts: several routes may share it, and each knows only its own method."""
     routes = request.app.router.routes
@@ -100,12 +109,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101  (registered for this class)
-        fields = [
-            {"name": ".".join(str(part) for part in fault["loc"][1:])[:_MOST_NAME], "problem": fault["msg"]}
-            for fault in error.errors()[:20]
-        ]
-        first = f"{fields[0]['name']}: {fields[0]['problem']}" if fields else "the request is invalid"
-        return problem(errors.InvalidRequest(first, facts={"fields": fields}), request.state.request_id, 422)
+        faults = [(".".join(str(part) for part in fault["loc"][1:]), fault["msg"]) for fault in error.errors()]
+        return problem(invalid_fields(faults), request.state.request_id)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: Exception) -> Response:

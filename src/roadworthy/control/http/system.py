@@ -1,61 +1,61 @@
-"""Routes for keys, status and the audit trail."""
+"""Routes for keys, status, the audit trail and the events for other systems."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.concurrency import run_in_threadpool
 
-from roadworthy.access.keys import ROLES
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api import keys as keys_api
+from roadworthy.contract.api import system as api
+from roadworthy.contract.api.operation import Page
 from roadworthy.control.context import ControlContext
-from roadworthy.control.http.fields import Named, Names, newest
+from roadworthy.control.http.fields import Number, Seconds, newest
+from roadworthy.control.http.routing import Routes
 from roadworthy.control.resources import keys, telemetry
 from roadworthy.version import __version__
 
 
-class NewKey(BaseModel):
-    """A key to create."""
+def routes(context: ControlContext, stopping: Callable[[], bool]) -> Routes:
+    """The routes. `stopping` ends long polls early."""
+    found = Routes("system", context)
 
-    model_config = ConfigDict(extra="forbid")
-
-    role: Annotated[str, Field(json_schema_extra={"enum": list(ROLES)})]
-    """admin, predictor or gateway."""
-    endpoints: Names | None = None
-    """For predictors: the endpoints that the key may call; all when left out."""
-    name: Named | None = None
-    """For gateways, which report as `<name>/<instance>`; the key's id when left out."""
-
-
-def routes(context: ControlContext) -> APIRouter:
-    """The router."""
-    router = APIRouter(tags=["system"])
-
-    @router.get("/api/v1/status", summary="Get the status of the installation")
-    def status() -> dict[str, Any]:
+    @found.add(api.STATUS)
+    def status() -> api.Status:
         """Control plane, gateways with their workers, and endpoints."""
         return telemetry.status(context, __version__)
 
-    @router.get("/api/v1/audit", summary="List audit entries")
+    @found.add(api.LIST_AUDIT)
     def audit(
         last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, before: str | None = None, subject: str | None = None
-    ) -> dict[str, Any]:
+    ) -> Page[api.AuditEntry]:
         """Newest first, of one `subject` or all; `next` is the value of `before` for the next page."""
         return telemetry.audit_trail(context, last, before, subject)
 
-    @router.get("/api/v1/keys", summary="List keys")
-    def list_keys() -> dict[str, Any]:
-        """Every key, without its text."""
-        return keys.list_all(context)
+    @found.add(api.LIST_EVENTS)
+    async def events(
+        after: Number = 0, last: Annotated[int, newest(telemetry.MOST_SHOWN)] = 100, wait_s: Seconds = 0.0
+    ) -> api.Events:
+        """Events with greater numbers than `after`, oldest first; without one, wait up to `wait_s` seconds (60 at most) for the
+        next. `next` is the value of `after` for the next call."""
+        await context.stream.wait(after, wait_s, stopping)
+        return await run_in_threadpool(telemetry.events_after, context, after, last)
 
-    @router.post("/api/v1/keys", status_code=201, summary="Create a key")
-    def create_key(request: Request, body: NewKey) -> dict[str, Any]:
+    @found.add(keys_api.LIST)
+    def list_keys(cursor: str = "") -> Page[keys_api.ApiKey]:
+        """Every key, oldest first, without its text; `next` is the cursor of the next page."""
+        return keys.list_all(context, cursor)
+
+    @found.add(keys_api.CREATE)
+    def create_key(principal: Principal, body: keys_api.NewKey) -> keys_api.CreatedKey:
         """The reply contains the key's text; it is shown only once."""
-        return keys.create(context, body.role, body.endpoints, request.state.actor, body.name)
+        return keys.create(context, body, principal)
 
-    @router.delete("/api/v1/keys/{key_id}", status_code=204, summary="Revoke a key")
-    def revoke_key(request: Request, key_id: str) -> None:
+    @found.add(keys_api.REVOKE)
+    def revoke_key(principal: Principal, key_id: str) -> None:
         """Gateways apply it within seconds."""
-        keys.revoke(context, key_id, request.state.actor)
+        keys.revoke(context, key_id, principal)
 
-    return router
+    return found

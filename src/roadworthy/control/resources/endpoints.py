@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api import endpoints as api
+from roadworthy.contract.api.endpoints import Deployment
+from roadworthy.contract.api.operation import Page
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.resources import policies
+from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import Conflict, NotFound
 from roadworthy.foundation.references import VersionReference, check_name
@@ -30,24 +35,7 @@ from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import bump_revision, read_revision
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A deployment that a caller asks for.
-
-    Attributes:
-        version: the version to serve, such as "flights:3".
-        policy: settings to change; None for no change.
-        if_generation: refuse unless the endpoint has this generation; 0 if it must not exist; None for any.
-        supersede: end a running rollout and deploy once its traffic has moved back, instead of refusing.
-    """
-
-    version: str
-    policy: Mapping[str, Any] | None = None
-    if_generation: int | None = None
-    supersede: bool = False
-
-
-def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict[str, Any]:
+def deploy(context: ControlContext, name: str, asked: Deployment, principal: Principal) -> api.Endpoint:
     """Deploy a version to the endpoint `name`; it serves as soon as every live worker has loaded and proved it.
 
     Raises:
@@ -56,7 +44,7 @@ def deploy(context: ControlContext, name: str, asked: Asked, actor: str) -> dict
         InvalidRequest: "unknown-policy", "invalid-policy", "unknown-layer", "invalid-name", "invalid-reference".
     """
     check_name(name, "endpoint name")
-    reference = VersionReference.parse(asked.version)
+    reference, actor = VersionReference.parse(asked.version), principal.who
     with context.changing() as connection:
         found = versions.get(connection, reference)
         check_bytes(context, connection, found)
@@ -117,7 +105,7 @@ def check_bytes(context: ControlContext, connection: Connection, version: versio
         )
 
 
-def _make_way(context: ControlContext, connection: Connection, before: Endpoint, asked: Asked, actor: str) -> bool:
+def _make_way(context: ControlContext, connection: Connection, before: Endpoint, asked: Deployment, actor: str) -> bool:
     """Whether the deployment supersedes a running rollout. A change of policy does not disturb it; another version replaces
     it."""
     running = rollouts.find_running(connection, before.name)
@@ -172,7 +160,7 @@ def _with_pending(
     return before.changed(now, actor, pending=pending, policy=policy)
 
 
-def rollback(context: ControlContext, name: str, actor: str) -> dict[str, Any]:
+def rollback(context: ControlContext, name: str, principal: Principal) -> api.Endpoint:
     """Roll an endpoint back to its previous version: at once if every worker still has it loaded, else like a deployment. If a
     rollout is running, only abort it.
 
@@ -183,9 +171,9 @@ def rollback(context: ControlContext, name: str, actor: str) -> dict[str, Any]:
     with context.changing() as connection:
         running = rollouts.find_running(connection, name)
         if running is not None:
-            rollout_controller.apply_command(context, connection, running, "abort", actor)
+            rollout_controller.apply_command(context, connection, running, "abort", principal.who)
         else:
-            _roll_back(context, connection, endpoints.get(connection, name), actor)
+            _roll_back(context, connection, endpoints.get(connection, name), principal.who)
     if running is not None:
         step(context)
     return get(context, name)
@@ -219,16 +207,16 @@ def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoin
     return after if fits else replace(after, signature=found.signature)
 
 
-def undeploy(context: ControlContext, name: str, actor: str) -> None:
+def undeploy(context: ControlContext, name: str, principal: Principal) -> None:
     """Delete the endpoint; its versions stay in the registry."""
     with context.changing() as connection:
         endpoint = endpoints.get(connection, name)
         for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
             if rollout is not None:
-                rollout_controller.cancel(context, connection, rollout, actor, "the endpoint was deleted")
+                rollout_controller.cancel(context, connection, rollout, principal.who, "the endpoint was deleted")
         endpoints.remove(connection, name)
         bump_revision(connection)
-        context.audit(connection, actor, "undeploy", name, version=endpoint.current)
+        context.audit(connection, principal.who, "undeploy", name, version=endpoint.current)
     context.stream.catch_up()
 
 
@@ -331,7 +319,7 @@ def _digest(connection: Connection, version: str) -> str:
     return versions.get(connection, VersionReference.parse(version)).digest
 
 
-def get(context: ControlContext, name: str) -> dict[str, Any]:
+def get(context: ControlContext, name: str) -> api.Endpoint:
     """One endpoint.
 
     Raises:
@@ -339,59 +327,61 @@ def get(context: ControlContext, name: str) -> dict[str, Any]:
     """
     with context.database.begin() as connection:
         endpoint = endpoints.get(connection, name)
-        return endpoint_document(connection, endpoint, reach(connection, _live(context, connection)))
+        return shown(connection, endpoint, reach(connection, _live(context, connection)))
 
 
-def list_all(context: ControlContext) -> dict[str, Any]:
-    """Every endpoint, sorted by name."""
+def list_all(context: ControlContext, cursor: str) -> Page[api.Endpoint]:
+    """A page of endpoints, sorted by name."""
     with context.database.begin() as connection:
-        reached = reach(connection, _live(context, connection))
-        items = [endpoint_document(connection, endpoint, reached) for endpoint in endpoints.list_all(connection)]
-    return {"items": items, "next": None}
+        reached, found = reach(connection, _live(context, connection)), endpoints.list_all(connection)
+        return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reached))
 
 
-def reach(connection: Connection, live: list[Gateway]) -> Callable[[str], dict[str, int | None]]:
+def reach(connection: Connection, live: list[Gateway]) -> Callable[[str], tuple[int, int | None]]:
     """The store's revision, and the newest revision by which every live worker serves an endpoint, by the endpoint's name. None
     without workers; a worker that refuses the endpoint counts as 0."""
     epoch, revision = read_revision(connection)
     workers = workers_of(live)
 
-    def of(name: str) -> dict[str, int | None]:
+    def of(name: str) -> tuple[int, int | None]:
         served = (each.revision if each.epoch == epoch and name not in each.refused else 0 for each in workers)
-        return {"revision": revision, "reached_revision": min(served, default=None)}
+        return revision, min(served, default=None)
 
     return of
 
 
-def endpoint_document(
-    connection: Connection, endpoint: Endpoint, reached: Callable[[str], dict[str, int | None]]
-) -> dict[str, Any]:
+def shown(connection: Connection, endpoint: Endpoint, reached: Callable[[str], tuple[int, int | None]]) -> api.Endpoint:
     """An endpoint as the API shows it; `reached` comes from `reach`."""
     pending = endpoint.pending
     running = rollouts.find_running(connection, endpoint.name)
-    return {
-        "name": endpoint.name,
-        "generation": endpoint.generation,
-        "state": _state(endpoint),
-        "version": endpoint.current,
-        "digest": endpoint.current and _digest(connection, endpoint.current),
-        "previous": endpoint.previous,
-        "pending": pending
-        and {
-            "version": pending.version,
-            "digest": _digest(connection, pending.version),
-            "state": pending.state,
-            "reason": pending.reason,
-            "code": pending.code,
-            "since": iso(pending.since_us),
-        },
-        "rollout": running and {"id": running.id, "paused": running.state.paused, **rollout_controller.standing(running)},
-        "policy": endpoint.policy,
-        "signature": endpoint.signature,
-        "changed_at": iso(endpoint.changed_at_us),
-        "changed_by": endpoint.changed_by,
-        **reached(endpoint.name),
-    }
+    revision, reached_revision = reached(endpoint.name)
+    return api.Endpoint(
+        name=endpoint.name,
+        generation=endpoint.generation,
+        state=_state(endpoint),
+        version=endpoint.current,
+        digest=endpoint.current and _digest(connection, endpoint.current),
+        previous=endpoint.previous,
+        pending=None
+        if pending is None
+        else api.PendingChange(
+            version=pending.version,
+            digest=_digest(connection, pending.version),
+            state=pending.state,
+            reason=pending.reason,
+            code=pending.code,
+            since=iso(pending.since_us),
+        ),
+        rollout=None
+        if running is None
+        else api.RolloutProgress(id=running.id, paused=running.state.paused, **rollout_controller.standing(running)),
+        policy=endpoint.policy,
+        signature=endpoint.signature,
+        changed_at=iso(endpoint.changed_at_us),
+        changed_by=endpoint.changed_by,
+        revision=revision,
+        reached_revision=reached_revision,
+    )
 
 
 def _state(endpoint: Endpoint) -> str:

@@ -10,10 +10,13 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api.feedback import RESULTS, FeedbackReply, KnownLater, Outcome
 from roadworthy.contract.evidence import CANARY, STABLE
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.resources import telemetry
+from roadworthy.foundation.documents import Reader, listed
 from roadworthy.foundation.errors import NotFound
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import predictions
@@ -24,12 +27,9 @@ from roadworthy.rollout.evidence.feedback import FEEDBACK, METRIC, Fact
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.signals.later import CUSTOM
 
-MOST_ITEMS = 1_000
-TAKEN, DUPLICATE, UNKNOWN = "taken", "duplicate", "unknown"
-NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED = "not-in-rollout", "no-evidence", "not-asked"
-OUT_OF_BOUNDS, CLOSED, INVALID = "out-of-bounds", "closed", "invalid"
-RESULTS = (TAKEN, DUPLICATE, UNKNOWN, NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED, OUT_OF_BOUNDS, CLOSED, INVALID)
-"""Results of an item; docs/rollouts.md explains each."""
+TAKEN, DUPLICATE, UNKNOWN, NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED, OUT_OF_BOUNDS, CLOSED, INVALID = RESULTS
+_MOST_SHOWN = 300
+"""Characters of an item that a reply repeats."""
 _log = structlog.get_logger()
 
 
@@ -72,24 +72,41 @@ class _Found:
     problem: str = ""
     facts: list[Fact] = field(default_factory=list)
 
-    def document(self) -> dict[str, Any]:
+    def outcome(self) -> Outcome:
         """The item in the reply."""
-        shown: dict[str, Any] = {"prediction_id": self.item.prediction_id, "result": self.result}
-        shown |= {"ignored": self.ignored} if self.ignored else {}
-        return shown | ({"problem": self.problem} if self.problem else {})
+        return Outcome(prediction_id=self.item.prediction_id, result=self.result, ignored=self.ignored, problem=self.problem)
 
 
-def give(context: ControlContext, name: str, items: Sequence[Item], actor: str) -> dict[str, Any]:
+def _read_item(value: Any) -> Item:
+    """Read an item; an unreadable one carries its fault, so that the others are still accepted."""
+    reader = Reader()
+    known = reader.table(KnownLater, value)
+    if not reader.faults and all(known.get(name) in (None, (), {}) for name in ("correct", "events", "values")):
+        reader.fault("", "empty: give at least one of correct, events and values")
+    if not reader.faults:
+        return Item(**known)
+    given_id = value.get("prediction_id") if isinstance(value, dict) else None
+    return Item(_plain(given_id) if isinstance(given_id, str) else None, fault=_plain(listed(reader.faults[:1])))
+
+
+def _plain(text: str) -> str:
+    """The text, cut to a length that may be repeated and limited to characters of every encoding."""
+    return text[:_MOST_SHOWN].encode("ascii", "backslashreplace").decode()
+
+
+def give(context: ControlContext, name: str, given: Sequence[Any], principal: Principal) -> FeedbackReply:
     """Take feedback for an endpoint; the result of each item, in order. Repeating the same feedback changes nothing. An
     unreadable item has the result "invalid", and the others are still taken.
 
     Args:
-        items: at least one, MOST_ITEMS at most.
+        given: each a KnownLater as JSON; at least one, MOST_ITEMS at most.
 
     Raises:
-        NotFound: "unknown-endpoint". InvalidRequest: "invalid-name".
+        NotFound: "unknown-endpoint". InvalidRequest: "invalid-name". Forbidden: "endpoint-not-allowed".
     """
+    principal.check_endpoint(name)
     check_name(name, "endpoint name")
+    items = [_read_item(each) for each in given]
     ids = {item.request for item in items if not item.fault}
     with context.database.begin() as connection:
         endpoints.get(connection, name)
@@ -104,9 +121,9 @@ def give(context: ControlContext, name: str, items: Sequence[Item], actor: str) 
     if by_rollout:
         with context.database.begin() as connection:
             for rollout_id in sorted(by_rollout):  # always in this order, so that two senders cannot deadlock
-                _take(connection, (name, rollout_id), by_rollout[rollout_id], actor, context.clock.now_us())
+                _take(connection, (name, rollout_id), by_rollout[rollout_id], principal.who, context.clock.now_us())
     counts = Counter(each.result for each in found)
-    return {"items": [each.document() for each in found], "counts": {result: counts[result] for result in RESULTS}}
+    return FeedbackReply(items=[each.outcome() for each in found], counts={result: counts[result] for result in RESULTS})
 
 
 def _tell_unreadable(context: ControlContext, sought: predictions.Sought, found: Sequence[_Found]) -> None:

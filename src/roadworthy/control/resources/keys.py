@@ -9,8 +9,12 @@ import structlog
 from sqlalchemy import Connection
 
 from roadworthy.access import keys
+from roadworthy.access.principal import Principal
 from roadworthy.audit import entries
+from roadworthy.contract.api.keys import ApiKey, CreatedKey, NewKey
+from roadworthy.contract.api.operation import Page
 from roadworthy.control.context import ControlContext
+from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.keys import hash_key, make_key
@@ -23,39 +27,38 @@ _LIKE_AN_ID = "key-"
 _log = structlog.get_logger()
 
 
-def create(
-    context: ControlContext, role: str, endpoints: Sequence[str] | None, actor: str, name: str | None = None
-) -> dict[str, Any]:
-    """Create a key; its text is shown here and never again. `name`: the key's id when None.
+def create(context: ControlContext, new: NewKey, principal: Principal) -> CreatedKey:
+    """Create a key; its text is shown here and never again.
 
     Raises:
         InvalidRequest: "unknown-role", "invalid-name".
         Conflict: "key-name-taken".
     """
-    if name is not None and check_name(name, "key name").startswith(_LIKE_AN_ID):
+    if new.name is not None and check_name(new.name, "key name").startswith(_LIKE_AN_ID):
         raise InvalidRequest(
             f"the name of a key cannot begin with {_LIKE_AN_ID}, because ids of keys do",
             code="invalid-name",
             hint="choose a name that says where the key is used",
         )
-    scope = None if endpoints is None else tuple(check_name(name, "endpoint name") for name in endpoints)
+    scope = None if new.endpoints is None else tuple(check_name(name, "endpoint name") for name in new.endpoints)
     key_id, text = make_key()
-    key = keys.Key(key_id, hash_key(text), role, scope, context.clock.now_us(), actor, name or "")
+    key = keys.Key(key_id, hash_key(text), new.role, scope, context.clock.now_us(), principal.who, new.name or "")
     with context.database.begin() as connection:
         keys.add(connection, key)
         bump_revision(connection)
-        context.audit(connection, actor, "key-create", key_id, role=role, name=key.name)
+        context.audit(connection, principal.who, "key-create", key_id, role=key.role, name=key.name)
     context.publisher.refresh()
-    return {**_document(key), "key": text}
+    return CreatedKey(key=text, **_members(key))
 
 
-def list_all(context: ControlContext) -> dict[str, Any]:
-    """Every key, without its text."""
+def list_all(context: ControlContext, cursor: str) -> Page[ApiKey]:
+    """A page of keys, oldest first, without their texts."""
     with context.database.begin() as connection:
-        return {"items": [_document(key) for key in keys.list_all(connection)], "next": None}
+        found = keys.list_all(connection)
+    return page_of(found, lambda key: f"{key.created_at_us:020}-{key.id}", cursor, lambda key: ApiKey(**_members(key)))
 
 
-def revoke(context: ControlContext, key_id: str, actor: str) -> None:
+def revoke(context: ControlContext, key_id: str, principal: Principal) -> None:
     """Revoke a key; gateways apply it with their next snapshot.
 
     Raises:
@@ -65,7 +68,7 @@ def revoke(context: ControlContext, key_id: str, actor: str) -> None:
     with context.database.begin() as connection:
         keys.revoke(connection, key_id)
         bump_revision(connection)
-        context.audit(connection, actor, _REVOKE, key_id)
+        context.audit(connection, principal.who, _REVOKE, key_id)
     context.publisher.refresh()
 
 
@@ -98,7 +101,7 @@ def _is_wanted(connection: Connection, item: Mapping[str, Any]) -> bool:
     return True
 
 
-def _document(key: keys.Key) -> dict[str, Any]:
+def _members(key: keys.Key) -> dict[str, Any]:
     return {
         "id": key.id,
         "name": key.name,

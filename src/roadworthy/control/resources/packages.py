@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sqlalchemy import Connection
 
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api import registry as api
+from roadworthy.contract.api.operation import Page
 from roadworthy.control.context import ControlContext
+from roadworthy.control.resources.pages import PAGE
 from roadworthy.control.resources.proof import prove_isolated
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.confine.grants import check_grants
@@ -22,8 +26,6 @@ from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import bump_revision
-
-PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Allowed:
     grants: tuple[str, ...] = ()
 
 
-def push(context: ControlContext, file: Path, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
+def push(context: ControlContext, file: Path, principal: Principal, allowed: Allowed) -> tuple[api.Version, bool]:
     """Prove the package in `file` and give it the next number; True when it is new. A package that is pushed again keeps its
     number.
 
@@ -62,7 +64,7 @@ def push(context: ControlContext, file: Path, actor: str, allowed: Allowed) -> t
     context.blobs.put(package_blob(package.digest), file)
     with context.lock:
         context.blobs.put(package_blob(package.digest), file)  # again, in case of a delete in between
-        return _register(context, package, actor, allowed)
+        return _register(context, package, principal.who, allowed)
 
 
 def _is_whole(context: ControlContext, digest: str) -> bool:
@@ -122,7 +124,7 @@ def _check_same(known: Version | None, allowed: Allowed) -> None:
         )
 
 
-def _register(context: ControlContext, package: Package, actor: str, allowed: Allowed) -> tuple[dict[str, Any], bool]:
+def _register(context: ControlContext, package: Package, actor: str, allowed: Allowed) -> tuple[api.Version, bool]:
     with context.database.begin() as connection:
         known = versions.find_digest(connection, package.digest, package.name)
         _check_same(known, allowed)
@@ -137,9 +139,9 @@ def _register(context: ControlContext, package: Package, actor: str, allowed: Al
             version = versions.get(connection, known.reference)
         else:
             version = known
-        document = version_document(version, [])
+        registered = _shown(version, [])
     context.publisher.refresh()
-    return document, known is None
+    return registered, known is None
 
 
 def _new_version(context: ControlContext, package: Package, actor: str, allowed: Allowed) -> Version:
@@ -156,47 +158,47 @@ def _new_version(context: ControlContext, package: Package, actor: str, allowed:
     )
 
 
-def version_document(version: Version, serving: list[str]) -> dict[str, Any]:
+def _shown(version: Version, serving: list[str]) -> api.Version:
     """A version as the API shows it; `serving` names the endpoints that hold it."""
-    return {
-        "name": version.reference.name,
-        "version": version.reference.version,
-        "digest": version.digest,
-        "size_bytes": version.size_bytes,
-        "pushed_at": iso(version.pushed_at_us),
-        "pushed_by": version.pushed_by,
-        "runtimes": list(version.runtimes),
-        "allowed_by": version.allowed_by,
-        "grants": list(version.grants),
-        "signature": version.signature,
-        "serving": serving,
-    }
+    return api.Version(
+        name=version.reference.name,
+        version=version.reference.version,
+        digest=version.digest,
+        size_bytes=version.size_bytes,
+        pushed_at=iso(version.pushed_at_us),
+        pushed_by=version.pushed_by,
+        runtimes=list(version.runtimes),
+        allowed_by=version.allowed_by,
+        grants=list(version.grants),
+        signature=version.signature,
+        serving=serving,
+    )
 
 
-def list_models(context: ControlContext, cursor: str) -> dict[str, Any]:
+def list_models(context: ControlContext, cursor: str) -> Page[api.Model]:
     """A page of models, sorted by name."""
     with context.database.begin() as connection:
         rows = versions.list_models(connection, cursor, PAGE + 1)
-    items = [{"name": name, "versions": number, "latest": latest} for name, number, latest in rows[:PAGE]]
-    return {"items": items, "next": items[-1]["name"] if len(rows) > PAGE else None}
+    items = [api.Model(name=name, versions=number, latest=latest) for name, number, latest in rows[:PAGE]]
+    return Page(items=items, next=items[-1].name if len(rows) > PAGE else None)
 
 
-def list_versions(context: ControlContext, model: str, cursor: int) -> dict[str, Any]:
+def list_versions(context: ControlContext, model: str, cursor: int) -> Page[api.Version]:
     """A page of a model's versions, sorted by number."""
     check_name(model, "model name")
     with context.database.begin() as connection:
         found = versions.list_versions(connection, model, cursor, PAGE + 1)
         holders = _holders(connection)
-    items = [version_document(v, holders.get(str(v.reference), [])) for v in found[:PAGE]]
-    return {"items": items, "next": items[-1]["version"] if len(found) > PAGE else None}
+    items = [_shown(v, holders.get(str(v.reference), [])) for v in found[:PAGE]]
+    return Page(items=items, next=items[-1].version if len(found) > PAGE else None)
 
 
-def get_version(context: ControlContext, reference: VersionReference) -> dict[str, Any]:
+def get_version(context: ControlContext, reference: VersionReference) -> api.Version:
     """One version."""
     with context.database.begin() as connection:
         version = versions.get(connection, reference)
         holders = _holders(connection)
-    return version_document(version, holders.get(str(reference), []))
+    return _shown(version, holders.get(str(reference), []))
 
 
 def _holders(connection: Connection) -> dict[str, list[str]]:
@@ -216,7 +218,7 @@ def open_version(context: ControlContext, reference: VersionReference) -> Binary
     return context.blobs.open(package_blob(version.digest))
 
 
-def delete_version(context: ControlContext, reference: VersionReference, actor: str) -> None:
+def delete_version(context: ControlContext, reference: VersionReference, principal: Principal) -> None:
     """Delete a version, and its bytes unless another version has the same.
 
     Raises:
@@ -235,6 +237,6 @@ def delete_version(context: ControlContext, reference: VersionReference, actor: 
                 )
             versions.remove(connection, reference)
             unused = versions.find_digest(connection, version.digest) is None
-            context.audit(connection, actor, "delete", str(reference), digest=version.digest)
+            context.audit(connection, principal.who, "delete", str(reference), digest=version.digest)
         if unused:
             context.blobs.delete(package_blob(version.digest))

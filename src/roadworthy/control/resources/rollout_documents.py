@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection
 
+from roadworthy.contract.api.rollouts import AcceptedSignature, Verdict, WatchedSignal
 from roadworthy.contract.snapshot import FULL_SHARE
-from roadworthy.control.controllers.rollout_controller import numbers
+from roadworthy.control.controllers.rollout_controller import findings
 from roadworthy.control.resources.times import iso
 from roadworthy.rollout import rollouts
 from roadworthy.rollout.decide.state import FINISHED, STEPPING, SignalAlert
@@ -21,8 +21,8 @@ _PERCENT = FULL_SHARE / 100
 WAITING = "waiting"
 
 
-def document(connection: Connection, rollout: Rollout) -> dict[str, Any]:
-    """The whole document of a rollout."""
+def members(connection: Connection, rollout: Rollout) -> dict[str, Any]:
+    """The members of a rollout's document."""
     state, plan = rollout.state, rollout.plan
     evidence = rollouts.evidence_of(connection, rollout.id)
     stage = plan.steps[min(state.step, len(plan.steps) - 1)]
@@ -57,7 +57,9 @@ def document(connection: Connection, rollout: Rollout) -> dict[str, Any]:
         **_judged(rollout, evidence),
         "outcome": state.ends_as if over else None,
         "plan": plan.to_document(),
-        "signature_accepted": None if rollout.accepted_by is None else {"by": rollout.accepted_by, "reason": rollout.acceptance},
+        "signature_accepted": None
+        if rollout.accepted_by is None
+        else AcceptedSignature(by=rollout.accepted_by, reason=rollout.acceptance),
         "started_at": iso(rollout.started_at_us),
         "started_by": rollout.started_by,
         "ended_at": None if rollout.ended_at_us is None else iso(rollout.ended_at_us),
@@ -70,25 +72,25 @@ def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
     verdict, segments = rollout.verdict, rollout.state.segments
     shown = None
     if verdict is not None:
-        shown = {"outcome": verdict.outcome, "code": verdict.code, "text": verdict.text, "findings": numbers(rollout)}
+        shown = Verdict(outcome=verdict.outcome, code=verdict.code, text=verdict.text, findings=findings(rollout))
     return {
         "verdict": shown,
         "crashes": evidence.crashes,
         "watched": [_watched(watch, rollout) for watch in rollout.plan.watches],
         "left_out": evidence.left_out(each.generation for each in segments),
-        "metrics": msgspec.to_builtins(report(rollout.plan, segments, evidence)),
+        "metrics": report(rollout.plan, segments, evidence),
     }
 
 
-def _watched(watch: Watch, rollout: Rollout) -> dict[str, Any]:
+def _watched(watch: Watch, rollout: Rollout) -> WatchedSignal:
     """The state of a watched signal at the last look; without samples it is unknown."""
     found = {alert.signal: alert for alert in rollout.state.alerts}
     alert = found.get(watch.signal, SignalAlert(watch.signal, 0, raised=False, text="no measurement yet"))
-    return {
-        "signal": watch.signal,
-        "on_alarm": watch.on_alarm,
-        "outcome": "alarm" if alert.raised else "quiet" if alert.samples else "no-evidence",
-        "samples": alert.samples,
-        "stable_samples": alert.other_samples,
-        "text": alert.text,
-    }
+    return WatchedSignal(
+        signal=watch.signal,
+        on_alarm=watch.on_alarm,
+        outcome="alarm" if alert.raised else "quiet" if alert.samples else "no-evidence",
+        samples=alert.samples,
+        stable_samples=alert.other_samples,
+        text=alert.text,
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import msgspec
 from sqlalchemy import Connection
 
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api import rollouts as api
+from roadworthy.contract.api.operation import Page
+from roadworthy.contract.api.rollouts import NewRollout
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
@@ -16,7 +16,8 @@ from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.observation import slow_ms
 from roadworthy.control.resources.endpoints import check_bytes, rollout_running, step
 from roadworthy.control.resources.measuring import Measures, measures
-from roadworthy.control.resources.rollout_documents import document
+from roadworthy.control.resources.pages import page_of
+from roadworthy.control.resources.rollout_documents import members
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
 from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import VersionReference, check_name
@@ -39,8 +40,6 @@ from roadworthy.store.engine import bump_revision
 
 CURRENT = "current"
 """Used as an id, means the running rollout or else the last one."""
-ASKED = ("pause", "resume", "approve", "promote", "abort")
-"""Commands that people give by name; the other commands belong to other operations."""
 MOST_SHOWN = 200
 """Most rollouts in one reply."""
 _MOST_REASON = 500
@@ -49,26 +48,7 @@ _LATELY_US = 3_600_000_000
 _ids = PredictionIds()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A rollout that a caller asks for.
-
-    Attributes:
-        version: the version to roll out, such as "flights:3".
-        plan: as plans are written; see docs/rollouts.md.
-        accept_signature_change: why a different signature does not harm callers; None to accept no change.
-        supersede: end the running rollout and begin once its traffic has moved back, instead of refusing.
-        if_generation: refuse unless the endpoint has this generation; None for any.
-    """
-
-    version: str
-    plan: Mapping[str, Any]
-    accept_signature_change: str | None = None
-    supersede: bool = False
-    if_generation: int | None = None
-
-
-def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dict[str, Any]:
+def start(context: ControlContext, name: str, wanted: NewRollout, principal: Principal) -> api.StartedRollout:
     """Start a rollout by a plan. Its document, with "warnings" about what may surprise but does not stop it.
 
     Raises:
@@ -79,6 +59,7 @@ def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dic
     """
     check_name(name, "endpoint name")
     reference, plan = VersionReference.parse(wanted.version), check_plan(dict(wanted.plan))
+    actor = principal.who
     _check_reason(wanted.accept_signature_change)
     with context.changing() as connection:
         endpoint = endpoints.get(connection, name)
@@ -106,8 +87,9 @@ def start(context: ControlContext, name: str, wanted: Wanted, actor: str) -> dic
         context.audit(connection, actor, "rollout-start", name, **started)
         context.announce(connection, actor, "rollout-started", name, **started)
     step(context)
-    warnings = [{"code": each.code, "text": each.text} for each in known]
-    return {**get(context, name, rollout.id), "warnings": warnings}
+    warnings = [api.RolloutWarning(code=each.code, text=each.text) for each in known]
+    with context.database.begin() as connection:
+        return api.StartedRollout(warnings=warnings, **members(connection, rollouts.get(connection, name, rollout.id)))
 
 
 def _warnings(context: ControlContext, connection: Connection, endpoint: Endpoint, plan: Plan) -> tuple[PlanWarning, ...]:
@@ -180,7 +162,7 @@ def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
     return found
 
 
-def _refuse(found: list[Obstacle], wanted: Wanted) -> None:
+def _refuse(found: list[Obstacle], wanted: NewRollout) -> None:
     if not found:
         return
     problems = "; ".join(f"{each.text} ({each.code})" for each in found)
@@ -202,7 +184,7 @@ def _new(
     context: ControlContext,
     connection: Connection,
     what: tuple[Endpoint, Version, Plan, Facts],
-    wanted: Wanted,
+    wanted: NewRollout,
     actor: str,
 ) -> Rollout:
     endpoint, found, plan, facts = what
@@ -229,24 +211,28 @@ def _new(
     )
 
 
-def tell(context: ControlContext, name: str, rollout_id: str, command: str, actor: str) -> dict[str, Any]:
+def tell(
+    context: ControlContext, name: str, rollout_id: str, command: str, principal: Principal
+) -> api.CommandedRollout | api.NoRollout:
     """Give a rollout a person's command. Its document afterwards; with "done": false and "refused" if there was nothing to do.
 
     Raises:
         NotFound: "unknown-endpoint", "unknown-rollout", "unknown-command".
         Conflict: "rollout-command-refused": the rollout's state does not allow it; "no-rollout-running".
     """
-    if command not in ASKED or command not in COMMANDS:
-        raise NotFound(f"unknown rollout command {command}", code="unknown-command", hint=f"commands are {', '.join(ASKED)}")
+    if command not in api.COMMANDS or command not in COMMANDS:
+        raise NotFound(
+            f"unknown rollout command {command}", code="unknown-command", hint=f"commands are {', '.join(api.COMMANDS)}"
+        )
     with context.changing() as connection:
         endpoints.get(connection, name)
         rollout = _find(connection, name, rollout_id)
         if rollout is None or rollout.ended_at_us is not None:
             return _nothing(connection, name, rollout, command)
         if rollout.waiting:
-            refused = _tell_waiting(context, connection, rollout, command, actor)
+            refused = _tell_waiting(context, connection, rollout, command, principal.who)
         else:
-            refused = rollout_controller.apply_command(context, connection, rollout, command, actor)
+            refused = rollout_controller.apply_command(context, connection, rollout, command, principal.who)
         if refused is not None and not _is_so_already(rollout, command):
             raise Conflict(
                 f"the rollout of {rollout.canary} on {name}: {refused}",
@@ -255,7 +241,9 @@ def tell(context: ControlContext, name: str, rollout_id: str, command: str, acto
                 facts={"rollout": rollout.id, **rollout_controller.standing(rollout)},
             )
     step(context)
-    return {**get(context, name, rollout.id), "done": refused is None, "refused": refused}
+    with context.database.begin() as connection:
+        changed = members(connection, rollouts.get(connection, name, rollout.id))
+    return api.CommandedRollout(done=refused is None, refused=refused, **changed)
 
 
 def _tell_waiting(context: ControlContext, connection: Connection, rollout: Rollout, command: str, actor: str) -> str | None:
@@ -276,7 +264,7 @@ def _is_so_already(rollout: Rollout, command: str) -> bool:
     }.get(command, False)
 
 
-def _nothing(connection: Connection, name: str, last: Rollout | None, command: str) -> dict[str, Any]:
+def _nothing(connection: Connection, name: str, last: Rollout | None, command: str) -> api.CommandedRollout | api.NoRollout:
     """The reply when no rollout is running: an abort is then not an error and changes nothing."""
     if command != "abort":
         raise Conflict(
@@ -284,11 +272,12 @@ def _nothing(connection: Connection, name: str, last: Rollout | None, command: s
             code="no-rollout-running",
             hint="start a rollout with `roadworthy rollout start`",
         )
-    shown = {"endpoint": name} if last is None else document(connection, last)
-    return {**shown, "done": False, "refused": NOTHING}
+    if last is None:
+        return api.NoRollout(endpoint=name, done=False, refused=NOTHING)
+    return api.CommandedRollout(done=False, refused=NOTHING, **members(connection, last))
 
 
-def get(context: ControlContext, name: str, rollout_id: str) -> dict[str, Any]:
+def get(context: ControlContext, name: str, rollout_id: str) -> api.Rollout:
     """One rollout; CURRENT is the running one, or the last.
 
     Raises:
@@ -304,7 +293,7 @@ def get(context: ControlContext, name: str, rollout_id: str) -> dict[str, Any]:
                 code="unknown-rollout",
                 hint="start a rollout with `roadworthy rollout start`",
             )
-        return document(connection, rollout)
+        return api.Rollout(**members(connection, rollout))
 
 
 def _find(connection: Connection, name: str, rollout_id: str) -> Rollout | None:
@@ -314,7 +303,7 @@ def _find(connection: Connection, name: str, rollout_id: str) -> Rollout | None:
     return running or next(iter(rollouts.list_last(connection, name, 1, None)), None)
 
 
-def history(context: ControlContext, name: str | None, last: int, before: str | None) -> dict[str, Any]:
+def history(context: ControlContext, name: str | None, last: int, before: str | None) -> Page[api.Rollout]:
     """The newest rollouts of an endpoint, or of all endpoints, newest first; including deleted endpoints.
 
     Raises:
@@ -329,12 +318,14 @@ def history(context: ControlContext, name: str | None, last: int, before: str | 
         found = rollouts.list_last(connection, name, last, before)
         if name is not None and not found:
             endpoints.get(connection, name)
-        items = [document(connection, rollout) for rollout in found]
-    return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
+        items = [api.Rollout(**members(connection, rollout)) for rollout in found]
+    return Page(items=items, next=items[-1].id if len(items) == last else None)
 
 
-def in_progress(context: ControlContext) -> dict[str, Any]:
-    """Every running or waiting rollout, sorted by endpoint."""
+def in_progress(context: ControlContext, cursor: str) -> Page[api.Rollout]:
+    """A page of running and waiting rollouts, sorted by endpoint."""
     with context.database.begin() as connection:
-        items = [document(connection, rollout) for rollout in rollouts.list_open(connection)]
-    return {"items": items, "next": None}
+        found = rollouts.list_open(connection)
+        return page_of(
+            found, lambda each: f"{each.endpoint}/{each.id}", cursor, lambda each: api.Rollout(**members(connection, each))
+        )

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from roadworthy.access.keys import Key
+from roadworthy.access.principal import Principal
 from roadworthy.audit import events
 from roadworthy.audit.entries import list_last
+from roadworthy.contract.api import system as api
+from roadworthy.contract.api.endpoints import Endpoint, PredictionRecord, Predictions, Unreadable
+from roadworthy.contract.api.operation import Page
 from roadworthy.contract.telemetry import Telemetry
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
-from roadworthy.control.resources.endpoints import endpoint_document, reach, step
+from roadworthy.control.resources.endpoints import reach, shown, step
 from roadworthy.control.resources.policies import LAYER_HINT, without_layers
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
@@ -39,7 +41,7 @@ _RESTORE = "if the database was restored from a backup, run `roadworthy restore`
 _log = structlog.get_logger()
 
 
-def receive(context: ControlContext, key: Key, frame: Telemetry) -> int:
+def receive(context: ControlContext, principal: Principal, frame: Telemetry) -> int:
     """Accept a frame under the name of the gateway that uses this key; return its sequence. Record files that never arrived, or
     are already deleted, are left out.
 
@@ -47,11 +49,11 @@ def receive(context: ControlContext, key: Key, frame: Telemetry) -> int:
         InvalidRequest: "invalid-name", "malformed-telemetry".
         Forbidden: "gateway-not-yours".
     """
-    gateway = instance_of(context, key, frame.gateway)
+    gateway = instance_of(context, principal, frame.gateway)
     files = []
     for file in frame.record_files:
         folder, _, name = file.blob.rpartition("/")
-        blob = record_blob(context, key, folder.removeprefix("records/"), name)
+        blob = record_blob(context, principal, folder.removeprefix("records/"), name)
         if blob != f"records/{gateway}/{name}":
             raise InvalidRequest("a frame may name only record files of its own gateway", code="malformed-telemetry")
         files.append(msgspec.structs.replace(file, blob=blob))
@@ -91,7 +93,7 @@ def _count(connection: Connection, frame: Telemetry) -> None:
             raise InvalidRequest(f"impossible counts: {error}", code="malformed-telemetry") from error
 
 
-def record_blob(context: ControlContext, key: Key, gateway: str, file: str) -> str:
+def record_blob(context: ControlContext, principal: Principal, gateway: str, file: str) -> str:
     """The blob name of a record file from the gateway that uses this key and claims to be `gateway`.
 
     Raises:
@@ -100,7 +102,7 @@ def record_blob(context: ControlContext, key: Key, gateway: str, file: str) -> s
     """
     if not FILE.fullmatch(file):
         raise InvalidRequest("not a valid name of a record file", code="invalid-name")
-    return f"records/{instance_of(context, key, gateway)}/{file}"
+    return f"records/{instance_of(context, principal, gateway)}/{file}"
 
 
 def keep_records(context: ControlContext, blob: str, source: Path) -> None:
@@ -122,7 +124,7 @@ def trim_records(context: ControlContext) -> int:
     return len(excess)
 
 
-def last_predictions(context: ControlContext, endpoint: str, last: int, prediction_id: str | None) -> dict[str, Any]:
+def last_predictions(context: ControlContext, endpoint: str, last: int, prediction_id: str | None) -> Predictions:
     """The newest predictions of an endpoint, newest last; the number of records that gateways dropped; and the number of damaged
     or missing record files among those read, with their number of predictions.
 
@@ -137,7 +139,8 @@ def last_predictions(context: ControlContext, endpoint: str, last: int, predicti
         lost = sum(gateway.lost_records for gateway in gateways.list_all(connection))
     found = predictions.last_predictions(files, context.blobs.open, last, prediction_id)
     damaged, rows = count_unreadable(context, found.unreadable) if found.unreadable else (0, 0)
-    return {"items": found.items, "lost": lost, "unreadable": {"files": damaged, "predictions": rows}}
+    items = [PredictionRecord(**each) for each in found.items]
+    return Predictions(items=items, lost=lost, unreadable=Unreadable(files=damaged, predictions=rows))
 
 
 def count_unreadable(context: ControlContext, blobs: Sequence[str]) -> tuple[int, int]:
@@ -149,74 +152,71 @@ def count_unreadable(context: ControlContext, blobs: Sequence[str]) -> tuple[int
     return damaged, rows
 
 
-def status(context: ControlContext, version: str) -> dict[str, Any]:
+def status(context: ControlContext, version: str) -> api.Status:
     """The status of the whole installation."""
     with context.database.begin() as connection:
         found = gateways.list_all(connection)
         reached = reach(connection, gateways.live(found, context.clock.now_us()))
-        documents = [endpoint_document(connection, each, reached) for each in endpoints.list_all(connection)]
+        listed = [shown(connection, each, reached) for each in endpoints.list_all(connection)]
         epoch, revision = read_revision(connection)
-    snapshot, hooks = context.publisher.edition.snapshot, webhooks.list_all(context)["items"]
-    now = context.clock.now_us()
-    return {
-        "control": {"version": version, "epoch": epoch, "revision": revision, "log_lines_dropped": lines_dropped()},
-        "alerts": [
-            *_alerts(gateways.live(found, now), epoch, revision),
-            *_layer_alerts(gateways.live(found, now), documents),
-        ],
-        "packages_gone": [
+    snapshot, now = context.publisher.edition.snapshot, context.clock.now_us()
+    live = gateways.live(found, now)
+    return api.Status(
+        control=api.ControlStatus(version=version, epoch=epoch, revision=revision, log_lines_dropped=lines_dropped()),
+        alerts=[*_alerts(live, epoch, revision), *_layer_alerts(live, listed)],
+        packages_gone=[
             f"{entry.model}:{entry.version}"
             for entry in snapshot.packages
             if not context.blobs.exists(package_blob(entry.digest))
         ],
-        "webhooks": {name: sum(each[name] for each in hooks) for name in ("behind", "lost")},
-        "gateways": [
-            {
-                "id": gateway.id,
-                "boot": gateway.boot,
-                "seen_at": iso(gateway.seen_at_us),
-                "alive": now - gateway.seen_at_us <= gateways.ALIVE_US,
-                "revision": min((worker.revision for worker in gateway.workers), default=0),
-                "workers": msgspec.to_builtins(gateway.workers),
-                "lost_records": gateway.lost_records,
-            }
+        webhooks=webhooks.backlog(context),
+        gateways=[
+            api.GatewayStatus(
+                id=gateway.id,
+                boot=gateway.boot,
+                seen_at=iso(gateway.seen_at_us),
+                alive=now - gateway.seen_at_us <= gateways.ALIVE_US,
+                revision=min((worker.revision for worker in gateway.workers), default=0),
+                workers=tuple(gateway.workers),
+                lost_records=gateway.lost_records,
+            )
             for gateway in found
         ],
-        "endpoints": documents,
-    }
+        endpoints=listed,
+    )
 
 
-def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list[dict[str, Any]]:
+def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list[api.Alert]:
     """Conditions that an operator should look at."""
     reported = {gateway.id: gateways.ahead(gateway.workers, epoch, revision) for gateway in live}
     return [
-        {
-            "code": STORE_BEHIND,
-            "gateway": gateway,
-            "text": f"{gateway} reports revision {ahead}, but the database has only reached {revision}",
-            "hint": _RESTORE,
-        }
+        api.Alert(
+            code=STORE_BEHIND,
+            gateway=gateway,
+            text=f"{gateway} reports revision {ahead}, but the database has only reached {revision}",
+            hint=_RESTORE,
+        )
         for gateway, ahead in reported.items()
         if ahead is not None
     ]
 
 
-def _layer_alerts(live: Sequence[gateways.Gateway], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _layer_alerts(live: Sequence[gateways.Gateway], listed: Sequence[Endpoint]) -> list[api.Alert]:
     """A gateway without a layer that an endpoint asks for. It holds the endpoint back, unless its release has no such layers."""
     return [
-        {
-            "code": "layer-missing",
-            "gateway": gateway,
-            "text": f"{gateway} has not loaded the layer {layer} of endpoint {document['name']}",
-            "hint": LAYER_HINT,
-        }
-        for document in documents
-        for layer, lacking in without_layers(document["policy"].get("layers") or {}, live).items()
+        api.Alert(
+            code="layer-missing",
+            gateway=gateway,
+            text=f"{gateway} has not loaded the layer {layer} of endpoint {endpoint.name}",
+            hint=LAYER_HINT,
+        )
+        for endpoint in listed
+        for layer, lacking in without_layers(endpoint.policy.get("layers") or {}, live).items()
         for gateway in lacking
     ]
 
 
-def audit_trail(context: ControlContext, last: int, before: str | None, subject: str | None = None) -> dict[str, Any]:
+def audit_trail(context: ControlContext, last: int, before: str | None, subject: str | None = None) -> Page[api.AuditEntry]:
     """The newest audit entries, newest first; those of one subject, or all.
 
     Raises:
@@ -226,11 +226,11 @@ def audit_trail(context: ControlContext, last: int, before: str | None, subject:
         raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
         entries = list_last(connection, last, before, subject)
-    items = [{**entry, "at": iso(entry.pop("at_us"))} for entry in entries]
-    return {"items": items, "next": items[-1]["id"] if len(items) == last else None}
+    items = [api.AuditEntry(at=iso(entry.pop("at_us")), **entry) for entry in entries]
+    return Page(items=items, next=items[-1].id if len(items) == last else None)
 
 
-def events_after(context: ControlContext, after: int, last: int) -> dict[str, Any]:
+def events_after(context: ControlContext, after: int, last: int) -> api.Events:
     """The `last` oldest events with numbers greater than `after`; `next` is where to continue, and `lost` is the number of such
     events that were deleted before they were read.
 
@@ -242,5 +242,5 @@ def events_after(context: ControlContext, after: int, last: int) -> dict[str, An
     with context.database.begin() as connection:
         found = events.list_after(connection, max(after, 0), last)
         lost = max(events.kept(connection).first - 1 - max(after, 0), 0)
-    items = [{**event, "at": iso(event.pop("at_us"))} for event in found]
-    return {"items": items, "next": items[-1]["number"] if items else max(after, 0), "lost": lost}
+    items = [api.Event(at=iso(event.pop("at_us")), **event) for event in found]
+    return api.Events(items=items, next=items[-1].number if items else max(after, 0), lost=lost)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
+from roadworthy.contract.api.rollouts import MetricReport, VariantReport
 from roadworthy.contract.evidence import CANARY, STABLE
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
@@ -18,28 +17,7 @@ from roadworthy.statistics.intervals import Interval, Sample, difference_sequenc
 CONFIDENCE = 0.95
 
 
-class VariantReport(msgspec.Struct, frozen=True):
-    """One version's values of a metric: their number, their mean (None without any), and the interval of the true mean."""
-
-    variant: str
-    values: int
-    mean: float | None
-    low: float
-    high: float
-
-
-class MetricReport(msgspec.Struct, frozen=True):
-    """One metric: both versions, and the interval of mean(canary) - mean(stable). `text` says what follows from it."""
-
-    metric: str
-    stable: VariantReport
-    canary: VariantReport
-    low: float
-    high: float
-    text: str
-
-
-def report(plan: Plan, segments: Iterable[Segment], evidence: Evidence) -> tuple[MetricReport, ...]:
+def report(plan: Plan, segments: Iterable[Segment], evidence: Evidence) -> list[MetricReport]:
     """Each of the plan's metrics, over all generations in which both versions had live requests.
 
     Each interval covers the truth at all looks together with probability CONFIDENCE, provided that every value is of another
@@ -49,26 +27,26 @@ def report(plan: Plan, segments: Iterable[Segment], evidence: Evidence) -> tuple
         ValueError: values outside a metric's bounds were counted.
     """
     generations = [each.generation for each in segments if each.weight > 0]
-    return tuple(_metric(metric, generations, evidence) for metric in plan.metrics)
+    return [_metric(metric, generations, evidence) for metric in plan.metrics]
 
 
 def _metric(metric: Metric, generations: list[int], evidence: Evidence) -> MetricReport:
     stable, canary = (Sample(*evidence.metric(metric.name, variant, generations)) for variant in (STABLE, CANARY))
     difference = difference_sequence(stable, canary, 1.0 - CONFIDENCE, metric.low, metric.high)
     return MetricReport(
-        metric.name,
-        _variant(STABLE, stable, metric),
-        _variant(CANARY, canary, metric),
-        difference.low,
-        difference.high,
-        _conclusion(difference, stable, canary),
+        metric=metric.name,
+        stable=_variant(STABLE, stable, metric),
+        canary=_variant(CANARY, canary, metric),
+        low=difference.low,
+        high=difference.high,
+        text=_conclusion(difference, stable, canary),
     )
 
 
 def _variant(name: str, sample: Sample, metric: Metric) -> VariantReport:
     interval = mean_sequence(sample, 1.0 - CONFIDENCE, metric.low, metric.high)
     mean = sample.total / sample.values if sample.values else None
-    return VariantReport(name, sample.values, mean, interval.low, interval.high)
+    return VariantReport(variant=name, values=sample.values, mean=mean, low=interval.low, high=interval.high)
 
 
 def _conclusion(difference: Interval, stable: Sample, canary: Sample) -> str:
