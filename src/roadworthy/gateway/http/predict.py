@@ -33,7 +33,7 @@ from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.readers.pool import Read, Work
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.serving.endpoint import Endpoint
-from roadworthy.serving.pipeline import Instruments, Pipeline, Prediction
+from roadworthy.serving.pipeline import Instruments, Pipeline, Request
 from roadworthy.serving.variant import Variant
 
 _MOST_COMPRESSED_BYTES = 4 << 20
@@ -57,7 +57,7 @@ class Exchange(Protocol):
         ...
 
 
-class HttpPrediction(Prediction):
+class HttpPrediction(Request):
     """A prediction that came over HTTP.
 
     Attributes:
@@ -78,7 +78,7 @@ class HttpPrediction(Prediction):
         "writing",
     )  # fmt: skip
 
-    headers: dict[bytes, bytes]
+    headers = Request.attributes  # type: ignore[misc]  # the same slot, under the name that HTTP has for it
 
     def __init__(self, predict: Predict, exchange: Exchange, headers: dict[bytes, bytes], ids: tuple[str, str]) -> None:
         super().__init__(headers, ids, predict.timeout_s)
