@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from roadworthy.foundation.errors import PackageRefused
 from roadworthy.frameworks.code import load_callable
@@ -22,6 +22,7 @@ class Constructed:
         self.package = package
         self.runtime = runtime
         self.run: Callable[[Batch], Batch] = loaded.run  # bound: the hot path takes no detour
+        self.parts: Callable[[Batch], Iterator[Batch]] | None = getattr(loaded, "parts", None)
         self._loaded = loaded
 
     @property
@@ -31,7 +32,7 @@ class Constructed:
 
     def close(self) -> None:
         """Free memory and threads. Call it once, after the last run."""
-        self.run = _closed
+        self.run, self.parts = _closed, None
         self._loaded.close()
 
 
