@@ -47,8 +47,11 @@ def yields_parts(model: Any) -> bool:
 
 def begin(model: Any, rows: Any) -> Steps:
     """Call `model`; an async generator is driven on another thread."""
-    steps = model(rows)
-    return _Driven(steps) if inspect.isasyncgen(steps) else steps  # type: ignore[no-any-return]  # the user's generator
+    steps: Any = model(rows)
+    if isinstance(steps, AsyncGenerator):
+        return _Driven(steps)
+    generator: Steps = steps
+    return generator
 
 
 def part_answers(part: Any) -> Mapping[str, Array]:

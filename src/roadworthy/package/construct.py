@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 from roadworthy.foundation.errors import PackageRefused
 from roadworthy.frameworks.code import load_callable
 from roadworthy.frameworks.discovery import framework_named
 from roadworthy.frameworks.framework import Loaded, Preprocess
+from roadworthy.frameworks.parts import BatchSteps
 from roadworthy.package.audit import audit
 from roadworthy.package.natures import SealedFiles, examine
 from roadworthy.package.package import Package
@@ -22,7 +23,7 @@ class Constructed:
         self.package = package
         self.runtime = runtime
         self.run: Callable[[Batch], Batch] = loaded.run  # bound: the hot path takes no detour
-        self.parts: Callable[[Batch], Iterator[Batch]] | None = getattr(loaded, "parts", None)
+        self.parts: Callable[[Batch], BatchSteps] | None = getattr(loaded, "parts", None)
         self._loaded = loaded
 
     @property

@@ -7,6 +7,7 @@ event loop would cost more than the model.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from roadworthy.runtime.record import Recorder
 from roadworthy.schema.batch import Batch
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.metrics import WorkerMetrics
+from roadworthy.serving.streaming import StreamDeadlines
 from roadworthy.serving.variant import Variant
 
 _MOST_KINDS = 4_096
@@ -112,7 +114,8 @@ class Pipeline:
 
     Attributes:
         forward: chooses a version, leases it, and submits the rows of a prediction.
-        timeout_s: of the endpoint's policy.
+        timeout_s: of the endpoint's policy; of an answer in parts until its first part.
+        in_parts: whether the endpoint answers in parts.
     """
 
     def __init__(self, endpoint: Endpoint, instruments: Instruments, variant: Variant | None = None) -> None:
@@ -127,7 +130,11 @@ class Pipeline:
         self._variant = variant
         # A request that names its version is never assigned. Bound once, so that requests without a rollout pay nothing.
         self.forward = self._submit if endpoint.assignment is None or variant is not None else self._assign
-        self.timeout_s = policy.timeout_ms / 1_000
+        self._whole_s = self.timeout_s = policy.timeout_ms / 1_000
+        self.in_parts = endpoint.signature.parts
+        if self.in_parts and policy.stream.first_part_ms is not None:
+            self.timeout_s = min(self._whole_s, policy.stream.first_part_ms / 1_000)
+        self._between_s = math.inf if policy.stream.between_ms is None else policy.stream.between_ms / 1_000
         self._kinds: dict[tuple[str, int, str, int, str, str, str, str, str], RecordKind] = {}
 
     def admit(self, call: Request) -> None:
@@ -181,8 +188,15 @@ class Pipeline:
             self._log_fault(self._endpoint.entry.name, call, error)
         return error
 
-    def close(self, call: Request, status: int, content: Content) -> None:
-        """Release what the request holds, count it, and append its record."""
+    def stream_deadlines(self, call: Request, own_s: float | None) -> StreamDeadlines:
+        """The deadlines of an answer in parts. `own_s`: the caller's own timeout, seconds, or None."""
+        own = own_s is not None and own_s < self._whole_s
+        whole = call.started + (self._whole_s if own_s is None else min(own_s, self._whole_s))
+        return StreamDeadlines(call.started, whole, own, self._between_s)
+
+    def close(self, call: Request, status: int, content: Content, first_s: float | None = None) -> None:
+        """Release what the request holds, count it, and append its record. `first_s`: when the first part of an answer in parts
+        was sent, monotonic clock, seconds."""
         protocol, rows, json_bytes, output_json_bytes, sent, answered = content
         variant = call.variant
         if variant is not None:
@@ -192,7 +206,7 @@ class Pipeline:
             self._admission.leave(call)
         latency_s = time.monotonic() - call.started
         if variant is not None:
-            variant.metrics.observe(call.failed or call.code, latency_s, rows)
+            variant.metrics.observe(call.failed or call.code, latency_s if first_s is None else first_s - call.started, rows)
         else:
             self._metrics.refused(self._endpoint.entry.name, call.code)
         if self._log_access is not None:
