@@ -73,14 +73,13 @@ def speaker(place: str) -> Callable[..., Iterator[Any]]:
 
 
 def async_speaker(place: str) -> Callable[..., AsyncIterator[str]]:
-    """The same words from an async generator; after "meet" it waits until as many have come as the prompt says."""
+    """The same words from an async generator; after "meet" it waits at the gate."""
 
-    def count(more: str = "") -> int:
-        with open(f"{place}/notes", "a+") as notes:  # noqa: PTH123
-            notes.write(more)
-            notes.flush()
-            notes.seek(0)
-            return len(notes.read())
+    def pass_gate() -> None:
+        with open(f"{place}/notes", "a") as notes:  # noqa: PTH123
+            notes.write("x")
+        with open(f"{place}/gate") as gate:  # noqa: PTH123
+            fcntl.flock(gate, fcntl.LOCK_SH)
 
     async def speaking(rows: pd.DataFrame) -> AsyncIterator[str]:
         """One part for each word."""
@@ -88,10 +87,7 @@ def async_speaker(place: str) -> Callable[..., AsyncIterator[str]]:
         for word in words:
             yield word
         if kind == "meet":
-            here = count("x")
-            while here < int(words[0]):
-                await asyncio.sleep(0.005)
-                here = count()
+            await asyncio.to_thread(pass_gate)
             yield "met"
 
     return speaking
@@ -254,10 +250,12 @@ def test_parts_arrive_one_by_one(serve: Callable[..., Served], packages: dict[st
     end.close()
 
 
-def test_async_streams_wait_at_the_same_time(serve: Callable[..., Served]) -> None:
-    """Each waits for all of them, in one runner."""
+def test_async_streams_wait_at_the_same_time(serve: Callable[..., Served], packages: dict[str, Any]) -> None:
+    """All are at the gate at once, in one runner."""
     served = serve("async-speaking")
-    ends = [served.connect("meet 5") for _ in range(5)]
+    with closed(packages["place"] / "gate"):
+        ends = [served.connect("meet again") for _ in range(5)]
+        eventually(lambda: served.notes() == "xxxxx", "all wait")
     for end in ends:
         assert b'{"predictions":["met"]}' in read_until(end, b"event: end")
         end.close()

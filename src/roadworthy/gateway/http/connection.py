@@ -46,8 +46,8 @@ from roadworthy.gateway.http.header_checks import (
 from roadworthy.gateway.http.messages import Reply, cut_short, much_to_come, too_many_chunks
 from roadworthy.gateway.http.predict import HttpPrediction, Predict
 from roadworthy.gateway.http.problems import problem
-from roadworthy.gateway.http.streaming import HttpStream, Wire
-from roadworthy.gateway.http.wire import begin, chunk, respond
+from roadworthy.gateway.http.streaming import HttpStream, StreamWire, Wire
+from roadworthy.gateway.http.wire import begin, respond
 
 IDLE, HEAD, BODY, STOPPED = range(4)
 """Between requests; in a head; in a body; nothing further is read."""
@@ -126,40 +126,6 @@ class _Refused:
 _Pending = HttpPrediction | RequestResponseCycle | _Refused
 
 
-class _StreamWire:
-    """The place of one answer in parts among the answers of its connection.
-
-    Attributes:
-        unsent: what it wrote before it was first in line. ended: whether that is all. last: whether the connection closes then.
-        resume: asks for further parts.
-    """
-
-    __slots__ = ("_chunked", "_connection", "call", "ended", "last", "resume", "unsent")
-
-    def __init__(
-        self, connection: Connection, call: HttpPrediction, resume: Callable[[], None], *, chunked: bool, last: bool
-    ) -> None:
-        self._connection = connection
-        self._chunked = chunked
-        self.call = call
-        self.resume = resume
-        self.last = last
-        self.unsent = b""
-        self.ended = False
-
-    def send(self, data: bytes) -> bool:
-        """See `Wire`."""
-        return self._connection.write_stream(self, chunk(data) if self._chunked else data)
-
-    def end(self, data: bytes) -> None:
-        """See `Wire`."""
-        if data:
-            self.send(data)
-        if self._chunked:
-            self._connection.write_stream(self, chunk(b""))
-        self._connection.end_stream(self)
-
-
 class Enough(Exception):
     """Raised inside the parser: nothing further of this connection is read."""
 
@@ -192,7 +158,7 @@ class Connection(HttpToolsProtocol):
         self._lookup = HeadLookup(context.head_cache)
         self._fresh: CachedHead | None = None
         self._understood = False
-        self._streams: dict[HttpPrediction, _StreamWire] = {}
+        self._streams: dict[object, StreamWire] = {}
 
     # --- callbacks of the transport
 
@@ -212,7 +178,8 @@ class Connection(HttpToolsProtocol):
                 each.drop()
         streams, self._streams = self._streams, {}
         for call in streams:
-            call.drop()
+            if isinstance(call, HttpPrediction):
+                call.drop()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps a half-closed connection
         """The client sends nothing further; its pending requests are still answered."""
@@ -533,11 +500,11 @@ class Connection(HttpToolsProtocol):
         """Begin a reply whose body is sent in pieces: as chunks, or to a client of HTTP/1.0 until the connection closes."""
         chunked = not self.closing or self._pending[-1] is not call or self.parser.get_http_version() == "1.1"
         last = not chunked or call.last or self._context.closing or (self.closing and self._pending[-1] is call)
-        wire = self._streams[call] = _StreamWire(self, call, resume, chunked=chunked, last=last)
+        wire = self._streams[call] = StreamWire(self, call, resume, chunked=chunked, last=last)
         self.write_stream(wire, begin(call, reply, self.server_state.default_headers, close=last, chunked=chunked))
         return wire
 
-    def write_stream(self, wire: _StreamWire, data: bytes) -> bool:
+    def write_stream(self, wire: StreamWire, data: bytes) -> bool:
         """Write bytes of a reply, or keep them until earlier requests are answered; whether more are wanted now."""
         if not self._pending or self._pending[0] is not wire.call:
             wire.unsent += data
@@ -546,13 +513,13 @@ class Connection(HttpToolsProtocol):
             self.transport.write(data)
         return self._write_paused_since is None
 
-    def end_stream(self, wire: _StreamWire) -> None:
+    def end_stream(self, wire: StreamWire) -> None:
         """The reply is complete."""
         wire.ended = True
         if self._pending and self._pending[0] is wire.call:
             self._leave(wire)
 
-    def _catch_up(self, wire: _StreamWire) -> None:
+    def _catch_up(self, wire: StreamWire) -> None:
         """Write what a stream has kept until it was first in line."""
         unsent, wire.unsent = wire.unsent, b""
         if unsent:
@@ -562,7 +529,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._resume_stream()
 
-    def _leave(self, wire: _StreamWire) -> None:
+    def _leave(self, wire: StreamWire) -> None:
         self._pending.popleft()
         del self._streams[wire.call]
         if wire.last or self._context.closing:

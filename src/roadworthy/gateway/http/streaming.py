@@ -12,6 +12,7 @@ from typing import Protocol
 
 from roadworthy.codecs.codec import HeaderList, StreamForm
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.gateway.http.wire import chunk
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
 from roadworthy.serving.streaming import StreamDeadlines, StreamedAnswer
@@ -31,6 +32,50 @@ class Wire(Protocol):
     def end(self, data: bytes) -> None:
         """Send the last bytes of the body."""
         ...
+
+
+class Line(Protocol):
+    """The answers of a connection, in the order of their requests."""
+
+    def write_stream(self, wire: StreamWire, data: bytes) -> bool:
+        """Write bytes of an answer, or keep them in `unsent` until earlier requests are answered; whether more are wanted now."""
+        ...
+
+    def end_stream(self, wire: StreamWire) -> None:
+        """The answer is complete."""
+        ...
+
+
+class StreamWire:
+    """The place of one answer in parts among the answers of its connection.
+
+    Attributes:
+        unsent: what it wrote before it was first in line. ended: whether that is all. last: whether the connection closes then.
+        resume: asks for further parts.
+    """
+
+    __slots__ = ("_chunked", "_line", "call", "ended", "last", "resume", "unsent")
+
+    def __init__(self, line: Line, call: object, resume: Callable[[], None], *, chunked: bool, last: bool) -> None:
+        self._line = line
+        self._chunked = chunked
+        self.call = call
+        self.resume = resume
+        self.last = last
+        self.unsent = b""
+        self.ended = False
+
+    def send(self, data: bytes) -> bool:
+        """See `Wire`."""
+        return self._line.write_stream(self, chunk(data) if self._chunked else data)
+
+    def end(self, data: bytes) -> None:
+        """See `Wire`."""
+        if data:
+            self.send(data)
+        if self._chunked:
+            self._line.write_stream(self, chunk(b""))
+        self._line.end_stream(self)
 
 
 class StreamSide(Protocol):

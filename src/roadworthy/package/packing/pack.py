@@ -109,30 +109,18 @@ def pack(
     """
     say = options.get("progress", _silent)
     tolerance = options.get("tolerance", Tolerance())
-    privacy = {column: Privacy(kind) for column, kind in options.get("privacy", {}).items()}
     model, original = opened(model), opened(options.get("original"))
     subject = Subject(framework_for(model), model, preprocess)
     check_name(name, "model name")
     say("asking the model about its training rows")
-    examples = options.get("examples", DEFAULT_EXAMPLES)
-    parts: tuple[int, ...] | None = None
-    if subject.yields_parts:
-        if outputs is not None or original is not None:
-            raise PackError(
-                "outputs= and original= are for models that answer at once; this one answers in parts",
-                code="unsupported-output",
-                hint="leave them out: packing asks the model itself",
-            )
-        training, parts = look_at_parts(subject, inputs, labels, privacy, examples, tolerance)
-    else:
-        training = look_at(subject, inputs, labels, outputs, privacy, tolerance)
+    training, parts = _look(subject, (inputs, labels, outputs), original, options)
     reference = None if original is None else answers_of(original, training.signature, preprocess)
     if reference is not None:
         training = replace(training, answers=reference(training.sample))
     with tempfile.TemporaryDirectory(prefix="roadworthy-pack-") as scratch:
         draft = _Draft(Path(scratch), name, subject, training, tolerance, parts)
         say("saving")
-        draft.save(examples, options.get("card", {}))
+        draft.save(options.get("examples", DEFAULT_EXAMPLES), options.get("card", {}))
         draft.rules = save_rules(options.get("rules", {}), draft.folder)
         outcomes: tuple[Outcome, ...] = ()
         if options.get("compile", True) and subject.framework.name == "scikit-learn":
@@ -147,6 +135,25 @@ def pack(
         attestations.write_attestation(draft.folder, attestations.PROOF, digest, {"proofs": proofs})
         target = Path(options.get("out", "dist")) / f"{name}-{digest.removeprefix('sha256:')[:12]}{SUFFIX}"
         return pack_file(draft.folder, target)
+
+
+def _look(
+    subject: Subject, given: tuple[Any, Any, Any], original: Any, options: PackOptions
+) -> tuple[Training, tuple[int, ...] | None]:
+    """What the model answers to its training rows; of one that answers in parts also how many parts each example has. `given`:
+    inputs, labels, outputs."""
+    inputs, labels, outputs = given
+    tolerance = options.get("tolerance", Tolerance())
+    privacy = {column: Privacy(kind) for column, kind in options.get("privacy", {}).items()}
+    if not subject.yields_parts:
+        return look_at(subject, inputs, labels, outputs, privacy, tolerance), None
+    if outputs is not None or original is not None:
+        raise PackError(
+            "outputs= and original= are for models that answer at once; this one answers in parts",
+            code="unsupported-output",
+            hint="leave them out: packing asks the model itself",
+        )
+    return look_at_parts(subject, inputs, labels, privacy, options.get("examples", DEFAULT_EXAMPLES), tolerance)
 
 
 def _silent(_step: str) -> None:
