@@ -153,7 +153,7 @@ def test_every_field_is_checked() -> None:
     names = set()
     for field in msgspec.structs.fields(Policy):
         group = {"batching": "Batching", "placement": "Placement", "cache": "CachePolicy", "breaker": "BreakerPolicy"}
-        group |= {"timestamps": "Timestamps"}
+        group |= {"timestamps": "Timestamps", "stream": "StreamPolicy"}
         if field.name in group:
             struct = getattr(__import__("roadworthy.contract.policy", fromlist=["x"]), group[field.name])
             names |= {f"{field.name}.{inner.name}" for inner in msgspec.structs.fields(struct)}

@@ -9,12 +9,13 @@ import pytest
 
 from roadworthy.package.archive import open_package, pack_file, unpack
 from roadworthy.package.construct import construct
-from roadworthy.package.manifest import FORMAT
+from roadworthy.package.manifest import FORMAT, FORMAT_AT_ONCE
 from roadworthy.package.model import Model
 from roadworthy.package.prove import prove
 
 HERE = Path(__file__).parent
 KEPT = sorted(HERE.glob("format-*.rw"))
+AT_ONCE = KEPT[:FORMAT_AT_ONCE]
 
 
 def test_every_format_has_its_package() -> None:
@@ -23,7 +24,7 @@ def test_every_format_has_its_package() -> None:
     assert all(path.stat().st_size < 20_000 for path in KEPT)
 
 
-@pytest.mark.parametrize("kept", KEPT, ids=lambda path: path.stem)
+@pytest.mark.parametrize("kept", AT_ONCE, ids=lambda path: path.stem)
 def test_a_kept_package_opens_constructs_and_proves(kept: Path, tmp_path: Path) -> None:
     """Its golden examples give the same answers as when it was packed."""
     package = unpack(kept, tmp_path / "kept")
@@ -33,6 +34,16 @@ def test_a_kept_package_opens_constructs_and_proves(kept: Path, tmp_path: Path) 
     with Model(constructed) as model:
         answer = model.predict(np.array([[1, 1, 1]], dtype=np.float32))
     assert {name: values.ravel().tolist() for name, values in answer.items()} == {"y": [6.5]}
+
+
+def test_a_kept_package_of_parts_opens() -> None:
+    """It has all parts of its examples. Its code is that of one Python, so it is not executed."""
+    package = open_package(HERE / "format-4.rw")
+    assert (package.manifest.format, package.signature.parts) == (4, True)
+    examples = package.examples()
+    assert len(examples) == 8
+    for given, said in examples:
+        assert said.blocks[0].values[:, 0].tolist() == given.blocks[0].values[0].tolist()
 
 
 def test_the_digest_of_format_1_never_changes() -> None:

@@ -334,6 +334,7 @@ class Edge:
         )
         endpoint: Any = SimpleNamespace(
             entry=SimpleNamespace(name="e", generation=1, policy=Policy()),
+            signature=SIGNATURE,
             admission=SimpleNamespace(identify=lambda _: "", enter=partial(self._count, 1), leave=partial(self._count, -1)),
             assignment=None,
             split=SimpleNamespace(choose=lambda _: variant),

@@ -8,14 +8,15 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from roadworthy.codecs.codec import Decoded, Encoded, Form, Headers, Writing
+from roadworthy.codecs.codec import Decoded, Encoded, Form, Headers, StreamForm, Writing
 from roadworthy.codecs.discovery import forms
 from roadworthy.codecs.json_answers import JsonAnswers
 from roadworthy.codecs.steps import is_long, row_parts, written
+from roadworthy.codecs.streams import STREAM_FORMS
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.columns import spread
@@ -25,6 +26,7 @@ from roadworthy.schema.signature import Field
 
 _MOST_ACCEPT_BYTES = 1_024
 _QUALITY = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
+AnyForm = TypeVar("AnyForm", Form, StreamForm)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,6 +43,17 @@ class Answers:
         if accept is None or accept == b"*/*" or len(accept) > _MOST_ACCEPT_BYTES:
             return None
         return _preferred(accept, self._forms)
+
+    def choose_stream(self, headers: Headers) -> StreamForm | None:
+        """The form in which the caller wants an answer part by part, or None."""
+        accept = headers.get(b"accept")
+        if accept is None or len(accept) > _MOST_ACCEPT_BYTES:
+            return None
+        return _preferred(accept, STREAM_FORMS)
+
+    def encode_part(self, part: Batch) -> bytes:
+        """One part of an answer as JSON, the same as a whole answer."""
+        return written(self._write_json(Answer(part, 0, part.rows))).body
 
     def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
         """The whole answer in the form that was chosen."""
@@ -70,6 +83,14 @@ class Accepting:
     def resume(self, headers: Headers, decoded: Decoded, note: bytes) -> None:  # noqa: ARG002 - the interface
         """Choose the form of the answer by the caller's Accept."""
         decoded.reply = self._answers.choose(headers)
+
+    def choose_stream(self, headers: Headers) -> StreamForm | None:
+        """See `StreamingProtocol`."""
+        return self._answers.choose_stream(headers)
+
+    def encode_part(self, part: Batch) -> bytes:
+        """See `StreamingProtocol`."""
+        return self._answers.encode_part(part)
 
     def encode(self, answer: Answer, decoded: Decoded, version: int) -> Encoded:  # noqa: ARG002 - the interface
         """The whole answer in the form that was chosen."""
@@ -120,7 +141,7 @@ def _cells(field: Field, values: Sequence[Any]) -> Sequence[Any]:
 
 
 @lru_cache(256)
-def _preferred(accept: bytes, known: tuple[Form, ...]) -> Form | None:
+def _preferred(accept: bytes, known: tuple[AnyForm, ...]) -> AnyForm | None:
     """The form that an Accept prefers to JSON, or None. A range such as text/* names no form."""
     qualities: dict[bytes, float] = {}
     for item in accept.lower().split(b","):

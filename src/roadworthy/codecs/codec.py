@@ -69,6 +69,24 @@ class Form:
     append: Callable[[Batch], bytes] | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamForm:
+    """A form of answers in parts. Its functions take JSON without line breaks and give the bytes to send.
+
+    Attributes:
+        media_type, headers: as in Accept and in the answer.
+        part: a part of the answer. end: the good end, after so many parts. error: the end by an error, from its problem document.
+        comment: bytes that mean nothing and show that the stream lives; empty if the form has none.
+    """
+
+    media_type: bytes
+    headers: HeaderList
+    part: Callable[[bytes], bytes]
+    end: Callable[[int], bytes]
+    error: Callable[[bytes], bytes]
+    comment: bytes = b""
+
+
 class AnswerWriter(Protocol):
     """Writes an endpoint's answers in the form that each caller accepts: `answers.py`."""
 
@@ -180,6 +198,22 @@ class StepwiseProtocol(BoundProtocol, Protocol):
 
         Raises:
             ModelFault: the answer has no exact form in this protocol.
+        """
+        ...
+
+
+class StreamingProtocol(BoundProtocol, Protocol):
+    """A protocol that can write an answer part by part. Of others, answers in parts are collected, then written at once."""
+
+    def choose_stream(self, headers: Headers) -> StreamForm | None:
+        """The form in which the caller wants the parts; None if it wants them together."""
+        ...
+
+    def encode_part(self, part: Batch) -> bytes:
+        """One part as JSON.
+
+        Raises:
+            ModelFault: the part has no exact form in this protocol.
         """
         ...
 

@@ -73,7 +73,10 @@ def read_layers(reader: Reader, layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def misfits(parameters: Mapping[str, Any], signature: Signature) -> list[Fault]:
-    """The layers whose parameters do not fit an endpoint with this signature, by their own checks."""
+    """The layers whose parameters do not fit an endpoint with this signature, by their own checks. None fits a signature of
+    answers in parts: a layer would see the first part only."""
+    if signature.parts:
+        return [Fault(f"layers.{name}", "a layer of a plug-in cannot treat answers in parts") for name in parameters]
     faults = []
     for name, each in parameters.items():
         check = getattr(plugin_layers()[name], "check", None)

@@ -117,6 +117,18 @@ class Timestamps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     integers: Annotated[str, OneOf(INTEGER_UNITS)] | None = None
 
 
+class StreamPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Deadlines of answers in parts, besides the endpoint's `timeout_ms` for the whole.
+
+    Attributes:
+        first_part_ms: the time until the first part, after which the request gets 504; None for the whole time.
+        between_ms: the time that the model may take from one part to the next; None for no bound but that of the whole.
+    """
+
+    first_part_ms: Annotated[int, Bounds(1, 1_000 * _DAY_S)] | None = None
+    between_ms: Annotated[int, Bounds(1, 1_000 * _DAY_S)] | None = None
+
+
 class Policy(msgspec.Struct, frozen=True):
     """How an endpoint treats requests.
 
@@ -127,7 +139,7 @@ class Policy(msgspec.Struct, frozen=True):
         timeout_ms: the total time of a request, after which it gets 504; a caller's own deadline can only shorten it.
         max_in_flight: concurrent requests of this endpoint in one worker; further ones get 503.
         record: whether predictions are recorded.
-        batching, placement, timestamps: see their classes.
+        batching, placement, timestamps, stream: see their classes.
         cache, breaker: None switches them off.
         fallback: tried in this order; with an empty list the request fails.
         layers: layers of plug-ins by name, each with its parameters (`contract/layers.py`). Earlier releases ignore them.
@@ -142,6 +154,7 @@ class Policy(msgspec.Struct, frozen=True):
     batching: Batching = Batching()
     placement: Placement = Placement()
     timestamps: Timestamps = Timestamps()
+    stream: StreamPolicy = StreamPolicy()
     cache: CachePolicy | None = None
     breaker: BreakerPolicy | None = None
     fallback: Annotated[tuple[Fallback, ...], Bounds(0, MOST_FALLBACKS)] = ()

@@ -164,6 +164,16 @@ class Framework(Protocol):
         """
         ...
 
+    def yields_parts(self, model: Any) -> bool:
+        """Whether the live model answers in parts: then packing calls `parts` instead of `answer`, and what `load` gives for a
+        signature of parts has a method `parts` too. Both may be left out.
+        """
+        ...
+
+    def parts(self, model: Any, rows: Any) -> Any:
+        """Call such a model; the iterator over what it yields, which `frameworks/parts.py` reads."""
+        ...
+
     def categories(self, model: Any) -> Mapping[str, Sequence[Scalar]]:
         """For outputs that are labels, all labels in the order of the probabilities' columns; empty when no output is a label."""
         ...

@@ -11,6 +11,7 @@ from roadworthy.frameworks.answers import named_answers
 from roadworthy.frameworks.code import examine_callable, load_callable, save_callable
 from roadworthy.frameworks.framework import Loaded, ModelFiles, Nature, Preprocess, Saved
 from roadworthy.frameworks.native import NativeLoaded
+from roadworthy.frameworks.parts import PartsLoaded, Steps, begin, yields_parts
 from roadworthy.schema.batch import Array
 from roadworthy.schema.signature import Scalar, Signature
 
@@ -34,6 +35,14 @@ class PythonCallable:
         """A dict or a frame by name; a bare array as "prediction"."""
         return named_answers(model(rows))
 
+    def yields_parts(self, model: Any) -> bool:
+        """Whether it is a generator function or an async generator function."""
+        return yields_parts(model)
+
+    def parts(self, model: Any, rows: Any) -> Steps:
+        """What the model yields, as it yields it."""
+        return begin(model, rows)
+
     def categories(self, _model: Any) -> Mapping[str, Sequence[Scalar]]:
         """A callable tells no labels."""
         return {}
@@ -56,6 +65,8 @@ class PythonCallable:
     ) -> Loaded:
         """Unpickle: executes what the file says, so only for an allowed package."""
         function = load_callable(files)
+        if signature.parts:
+            return PartsLoaded(function, signature, threads, preprocess)
         return NativeLoaded(lambda rows: self.answer(function, rows), signature, threads, preprocess)
 
 

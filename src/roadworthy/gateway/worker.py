@@ -52,7 +52,7 @@ from roadworthy.serving.health.golden_probe import GoldenProbes
 from roadworthy.serving.health.pressure import Limits, Pressure, measure
 from roadworthy.serving.health.readiness import ProcessHealth
 from roadworthy.serving.metrics import SHARED_CACHE, WorkerMetrics, open_worker_metrics
-from roadworthy.serving.pipeline import Identified, Instruments, Prediction
+from roadworthy.serving.pipeline import Identified, Instruments, Request
 from roadworthy.serving.reload import Identity, ServingState
 
 _LOOK_AGAIN_S = 0.02
@@ -361,7 +361,7 @@ class Worker:
         else:
             self._log.error("load-failed", digest=digest, code="load-failed", exc_info=error)
 
-    def _log_access(self, endpoint: str, call: Prediction, status: int, latency_s: float) -> None:
+    def _log_access(self, endpoint: str, call: Request, status: int, latency_s: float) -> None:
         self._log.info(
             "request",
             endpoint=endpoint,

@@ -8,6 +8,7 @@ from roadworthy.foundation.errors import PackageRefused
 from roadworthy.frameworks.code import load_callable
 from roadworthy.frameworks.discovery import framework_named
 from roadworthy.frameworks.framework import Loaded, Preprocess
+from roadworthy.frameworks.parts import BatchSteps
 from roadworthy.package.audit import audit
 from roadworthy.package.natures import SealedFiles, examine
 from roadworthy.package.package import Package
@@ -22,6 +23,7 @@ class Constructed:
         self.package = package
         self.runtime = runtime
         self.run: Callable[[Batch], Batch] = loaded.run  # bound: the hot path takes no detour
+        self.parts: Callable[[Batch], BatchSteps] | None = getattr(loaded, "parts", None)
         self._loaded = loaded
 
     @property
@@ -31,7 +33,7 @@ class Constructed:
 
     def close(self) -> None:
         """Free memory and threads. Call it once, after the last run."""
-        self.run = _closed
+        self.run, self.parts = _closed, None
         self._loaded.close()
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
+from roadworthy.foundation.canonical import canonical_json
 from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.schema.arrow import arrow_to_batch, batch_to_arrow
 from roadworthy.schema.batch import Array, Batch, Block, Layout
@@ -18,7 +20,11 @@ from roadworthy.schema.signature import Field, Privacy, Signature
 
 INPUTS = "golden/inputs.arrow"
 OUTPUTS = "golden/outputs.arrow"
+PARTS = "golden/parts.json"
+"""How many parts each example has, for a model that answers in parts; the outputs have all parts, one below the other."""
 DEFAULT_EXAMPLES = 64
+MOST_PARTS = 10_000
+"""Most parts of one example."""
 _SEED = 20_130_101
 
 
@@ -106,11 +112,13 @@ def _constant(field: Field) -> Any:
     return {DType.STRING: "private", DType.JSON: None, DType.BOOL: False}.get(field.dtype, 0)
 
 
-def write_golden(folder: Path, inputs: Batch, outputs: Batch) -> None:
-    """Write two Arrow files into `folder`/golden."""
+def write_golden(folder: Path, inputs: Batch, outputs: Batch, parts: Sequence[int] | None = None) -> None:
+    """Write two Arrow files into `folder`/golden, and with `parts` how many parts each example has."""
     (folder / INPUTS).parent.mkdir(exist_ok=True)
     (folder / INPUTS).write_bytes(_to_bytes(inputs))
     (folder / OUTPUTS).write_bytes(_to_bytes(outputs))
+    if parts is not None:
+        (folder / PARTS).write_bytes(canonical_json(list(parts)))
 
 
 def _to_bytes(batch: Batch) -> bytes:
@@ -131,9 +139,24 @@ def read_golden(signature: Signature, read: Callable[[str], bytes]) -> tuple[Bat
     """
     inputs = _from_bytes(Layout(signature.inputs), read(INPUTS))
     outputs = _from_bytes(Layout(signature.outputs), read(OUTPUTS))
-    if inputs.rows != outputs.rows or not inputs.rows:
+    spans = golden_spans(read) if signature.parts else [(0, inputs.rows)]
+    if not inputs.rows or spans[-1][1] != outputs.rows or (signature.parts and len(spans) != inputs.rows):
         raise PackageInvalid(f"the golden examples hold {inputs.rows} inputs and {outputs.rows} answers", code="golden-invalid")
     return inputs, outputs
+
+
+def golden_spans(read: Callable[[str], bytes]) -> list[tuple[int, int]]:
+    """For each example of a model that answers in parts, the first of its rows in the outputs, and the end of these rows.
+
+    Raises:
+        PackageInvalid: "golden-invalid".
+    """
+    try:
+        counts = msgspec.json.decode(read(PARTS), type=list[Annotated[int, msgspec.Meta(ge=1, le=MOST_PARTS)]])
+    except msgspec.DecodeError as error:
+        raise PackageInvalid("the numbers of parts of the golden examples cannot be read", code="golden-invalid") from error
+    ends = list(accumulate(counts))
+    return list(zip([0, *ends], ends, strict=False)) or [(0, 0)]
 
 
 def _from_bytes(layout: Layout, data: bytes) -> Batch:

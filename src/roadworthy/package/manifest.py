@@ -21,8 +21,10 @@ from roadworthy.foundation.references import check_name
 from roadworthy.package.files import FileEntry, check_member
 from roadworthy.schema.signature import USUAL, Container, Signature
 
-FORMAT = 3
-"""The newest format; packages are written in it."""
+FORMAT = 4
+"""The newest format. Only packages of models that answer in parts need it: others are written in `FORMAT_AT_ONCE`, which earlier
+releases read."""
+FORMAT_AT_ONCE = 3
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 
@@ -126,7 +128,8 @@ class Manifest:
         tolerance: how closely the answers to the golden examples must match.
         rules: functions that answer when the model cannot, sorted by name.
         format: the number of the format in which it is written. Format 1 has no rules, format 2 at least one; neither describes
-            the form of the training rows, which format 3 records (`Field.missing`, `Field.element`, `Signature.form`).
+            the form of the training rows, which format 3 records (`Field.missing`, `Field.element`, `Signature.form`). Format 4
+            is that of models that answer in parts (`Signature.parts`).
     """
 
     name: Annotated[str, check_name]
@@ -138,7 +141,7 @@ class Manifest:
     preprocess: CodeEntry | None = None
     tolerance: Tolerance = Tolerance()
     rules: tuple[RuleEntry, ...] = ()
-    format: int = FORMAT
+    format: int = FORMAT_AT_ONCE
 
     def encode(self) -> bytes:
         """The bytes of manifest.json: the same for equal manifests."""
@@ -213,6 +216,8 @@ def _check_whole(manifest: Manifest) -> None:
         raise ValueError("a manifest of format 2 needs at least one rule")
     if manifest.format < 3 and _notes_a_form(manifest.signature):
         raise ValueError("only format 3 describes the form of the training rows")
+    if (manifest.format == 4) != manifest.signature.parts:
+        raise ValueError("format 4 is that of models that answer in parts")
     if rules != sorted(set(rules)):
         raise ValueError("expected the rules in order of their names, each once")
     if paths != sorted(paths) or len({path.casefold() for path in paths}) != len(paths):

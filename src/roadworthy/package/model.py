@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,6 +71,17 @@ class Model:
         import polars as pl
 
         return pl.DataFrame(columns)
+
+    def parts(self, data: Any) -> Iterator[dict[str, Any]]:
+        """The answer of a model that answers in parts, part by part: a dict of arrays by output name, rows first. A model that
+        answers at once gives one part. `predict` gives all parts, one below the other.
+
+        Raises:
+            InvalidInput: the rows do not fit the signature.
+        """
+        batch = to_batch(self._layout, data)
+        parts = self._constructed.parts
+        yield from map(batch_to_answers, [self._constructed.run(batch)] if parts is None else parts(batch))
 
     def close(self) -> None:
         """Free memory and threads."""

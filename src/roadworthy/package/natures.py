@@ -14,7 +14,7 @@ from roadworthy.frameworks.code import examine_callable
 from roadworthy.frameworks.discovery import examine_files, framework_named, frameworks
 from roadworthy.frameworks.framework import FormatMismatch, Nature
 from roadworthy.package.files import DO_NOT_USE
-from roadworthy.package.golden import INPUTS, OUTPUTS
+from roadworthy.package.golden import INPUTS, OUTPUTS, PARTS
 from roadworthy.package.manifest import Manifest, RuntimeEntry
 from roadworthy.package.package import CARD, PROFILE, Package
 from roadworthy.package.runtimes import NATIVE
@@ -109,7 +109,7 @@ def _check_uses(manifest: Manifest) -> None:
     if original is not None and original.preprocess != (code is not None):
         raise _contradicted("it does not run the original behind the preprocessing that the package holds")
     used = tuple(f"{folder}/" for folder in (*(entry.folder for entry in manifest.runtimes), *_code_folders(manifest)))
-    known = {PROFILE, CARD, INPUTS, OUTPUTS}
+    known = {PROFILE, CARD, INPUTS, OUTPUTS, *([PARTS] if manifest.signature.parts else [])}
     stray = next((f.path for f in manifest.files if f.path not in known and not f.path.startswith(used)), None)
     if stray is not None:
         raise _contradicted(f"it names no use for the file {stray}")

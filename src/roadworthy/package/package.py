@@ -11,7 +11,7 @@ from typing import Any
 
 from roadworthy.package.attestations import COMPILE
 from roadworthy.package.files import Files, damaged, hash_blocks
-from roadworthy.package.golden import read_golden
+from roadworthy.package.golden import golden_spans, read_golden
 from roadworthy.package.manifest import Manifest, RuntimeEntry
 from roadworthy.package.runtimes import withheld
 from roadworthy.schema.batch import Batch
@@ -115,6 +115,12 @@ class Package:
     def golden(self) -> tuple[Batch, Batch]:
         """Sample inputs and their answers in the training process; read from the files at each call."""
         return read_golden(self.signature, self.read)
+
+    def examples(self) -> list[tuple[Batch, Batch]]:
+        """Each golden example on its own: one row, and its answer or all parts of it."""
+        inputs, outputs = self.golden()
+        spans = golden_spans(self.read) if self.signature.parts else [(row, row + 1) for row in range(inputs.rows)]
+        return [(inputs.slice(row, row + 1), outputs.slice(*span)) for row, span in enumerate(spans)]
 
     def _document(self, path: str) -> dict[str, Any]:
         """A sealed JSON object. Its content is not trusted."""

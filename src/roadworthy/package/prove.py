@@ -50,6 +50,8 @@ def prove(constructed: Constructed, *, alone_s: float = ALONE_S) -> Proof:
     """
     started = time.monotonic()
     package = constructed.package
+    if package.signature.parts:
+        return _prove_parts(constructed, started)
     inputs, expected = package.golden()
     _compare(constructed, inputs, expected, (0, inputs.rows))
     times = []
@@ -60,6 +62,28 @@ def prove(constructed: Constructed, *, alone_s: float = ALONE_S) -> Proof:
     _compare(constructed, _through_json(inputs, constructed.runtime), expected, (0, inputs.rows))
     took = time.monotonic() - started
     return Proof(package.digest, constructed.runtime, inputs.rows, took, sorted(times)[len(times) // 2])
+
+
+def _prove_parts(constructed: Constructed, started: float) -> Proof:
+    """Replay the examples of a model that answers in parts, each alone and as decoded from JSON: all its parts must be there, in
+    order."""
+    examples = constructed.package.examples()
+    times = []
+    for row, (given, expected) in enumerate(examples):
+        began = time.monotonic()
+        found = _run(constructed, _through_json(given, constructed.runtime))
+        times.append((time.monotonic() - began) / found.rows)
+        if found.rows != expected.rows:
+            raise ProofFailed(
+                f"golden example {row}: expected {expected.rows} parts, got {found.rows}",
+                hint="look for missing preprocessing or a library of a different version, and pack again",
+                facts={"runtime": constructed.runtime, "row": row},
+            )
+        difference = compare(expected, found, tolerance_of(constructed))
+        if difference is not None:
+            raise refuse(difference.renumbered(np.full(found.rows, row)), constructed.runtime)
+    seconds = time.monotonic() - started
+    return Proof(constructed.package.digest, constructed.runtime, len(examples), seconds, sorted(times)[len(times) // 2])
 
 
 def _compare(constructed: Constructed, inputs: Batch, expected: Batch, rows: tuple[int, int]) -> float:

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.runtime.parts import Parts
 from roadworthy.schema.batch import Batch
 
 Notes = tuple[tuple[bytes, bytes], ...]
@@ -29,6 +30,7 @@ class Answer(msgspec.Struct, eq=False):
         by: the variant that answered instead of the chosen one; else None.
         instead_of: the error of the chosen version when a fallback answered; else None. No caller sees it, but it is logged and
             counts against that version.
+        rest: the parts that follow this one, in an answer that comes in parts; else None.
     """
 
     joined: Batch
@@ -38,6 +40,7 @@ class Answer(msgspec.Struct, eq=False):
     notes: Notes = ()
     by: object = None
     instead_of: RoadworthyError | None = None
+    rest: Parts | None = None
 
     def batch(self) -> Batch:
         """The rows of this request alone, as views."""
@@ -62,6 +65,7 @@ class Answer(msgspec.Struct, eq=False):
             (*self.notes, *notes),
             self.by if by is None else by,
             instead_of,
+            self.rest,
         )
 
 

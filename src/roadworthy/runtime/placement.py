@@ -231,7 +231,8 @@ def facts_of(folder: Path, digest: str) -> Facts:
     one_row_s = _one_row_s(said.get(PROOF, {}), serving.name)
     nature = examine(package, serving, SealedFiles(package, serving.folder))
     carries_code = nature.carries_code or serving.preprocess
-    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld, nature.isolated, package.rules)
+    isolated = nature.isolated or ("answers in parts" if manifest.signature.parts else None)
+    return Facts(serving.name, serving.framework, carries_code, one_row_s, withheld, isolated, package.rules)
 
 
 def _one_row_s(proof: Mapping[str, object], runtime: str) -> float | None:

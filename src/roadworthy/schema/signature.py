@@ -109,12 +109,17 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Typed inputs and outputs of a model, in order, and the container and form in which its own code takes the inputs."""
+    """Typed inputs and outputs of a model, in order, and the container and form in which its own code takes the inputs.
+
+    Attributes:
+        parts: the model answers in parts, each of which has the outputs. Since format 4 of packages.
+    """
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     container: Container = Container.DATAFRAME
     form: Form = USUAL
+    parts: bool = False
 
     def to_document(self) -> dict[str, Any]:
         """A dict of plain JSON values without floats."""
@@ -125,6 +130,8 @@ class Signature:
         }
         if self.form != USUAL:
             document["form"] = self.form.to_document()
+        if self.parts:
+            document["parts"] = True
         return document
 
     @classmethod
@@ -145,6 +152,8 @@ class Signature:
         Returns None when every request that fits `caller` also fits this signature and gets outputs of the same names and types;
         otherwise a sentence that names the first difference.
         """
+        if self.parts != caller.parts:
+            return "only one of them answers in parts"
         for mine, theirs, side in ((self.inputs, caller.inputs, "input"), (self.outputs, caller.outputs, "output")):
             if [field.name for field in mine] != [field.name for field in theirs]:
                 return f"the {side} names differ"

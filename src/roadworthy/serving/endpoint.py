@@ -14,7 +14,7 @@ from roadworthy.contract.local import part_of
 from roadworthy.contract.policy import Fallback, Policy
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
 from roadworthy.foundation.errors import InvalidInput, PackageInvalid
-from roadworthy.runtime.layers.fallback import RULE, VERSION
+from roadworthy.runtime.layers.fallback import CACHED, RULE, VERSION
 from roadworthy.runtime.layers.layer import LayerContext
 from roadworthy.runtime.layers.rules import Rules
 from roadworthy.runtime.layers.stack import LayerRefused, inside_fallback, layered, only_plugins
@@ -183,6 +183,9 @@ class _Binding:
         if self.entry.rollout is not None:
             # The caches of two versions are never equally full, so the variants would be compared on different requests.
             policy = msgspec.structs.replace(policy, cache=None)
+        if signature.parts:
+            steps = tuple(step for step in policy.fallback if step.kind != CACHED)
+            policy = msgspec.structs.replace(policy, cache=None, fallback=steps)
         top = self._wrapped(
             variant.version,
             policy,

@@ -110,6 +110,9 @@ class _Held(ForwardedRequest):
         self._by = by
 
     def settled(self, outcome: Outcome) -> None:
-        """Release the lease and forward the outcome."""
-        self._give_back()
+        """Release the lease, of an answer in parts at its end, and forward the outcome."""
+        if isinstance(outcome, Answer) and outcome.rest is not None:
+            outcome.rest.watch(lambda _: self._give_back())
+        else:
+            self._give_back()
         self.outer.settle(outcome.noted((), by=self._by) if isinstance(outcome, Answer) else outcome)

@@ -7,6 +7,7 @@ event loop would cost more than the model.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from roadworthy.runtime.record import Recorder
 from roadworthy.schema.batch import Batch
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.metrics import WorkerMetrics
+from roadworthy.serving.streaming import StreamDeadlines
 from roadworthy.serving.variant import Variant
 
 _MOST_KINDS = 4_096
@@ -49,15 +51,15 @@ class Instruments:
     metrics: WorkerMetrics
     recorder: Recorder
     log_fault: LogFault
-    log_access: Callable[[str, Prediction, int, float], None] | None = None
+    log_access: Callable[[str, Request, int, float], None] | None = None
     refusal: Callable[[], RoadworthyError | None] = lambda: None
 
 
-class Prediction(PendingRequest):
-    """One request in progress and its facts so far, whatever its edge.
+class Request(PendingRequest):
+    """One request in progress and its facts so far, whatever its edge. Its rows travel next to it, as a batch.
 
     Attributes:
-        headers: of the request, names in lower case.
+        attributes: what its head says: names in lower case, such as the headers of HTTP.
         prediction_id: the gateway's own id. id: the caller's X-Request-Id, or the same.
         started: monotonic clock, seconds. at_us: wall clock, microseconds since 1970 UTC.
         variant: the chosen version. by: the fallback version that answered instead, or None.
@@ -70,12 +72,12 @@ class Prediction(PendingRequest):
     __slots__ = (
         "admitted",
         "at_us",
+        "attributes",
         "by",
         "code",
         "entered",
         "failed",
         "form",
-        "headers",
         "id",
         "prediction_id",
         "rollout",
@@ -85,12 +87,12 @@ class Prediction(PendingRequest):
         "variant",
     )  # fmt: skip
 
-    def __init__(self, headers: Mapping[bytes, bytes], ids: tuple[str, str], timeout_s: float) -> None:
+    def __init__(self, attributes: Mapping[bytes, bytes], ids: tuple[str, str], timeout_s: float) -> None:
         self.started = now = time.monotonic()
         self.deadline = now + timeout_s
         self.caller = ""
         self.done = self.running = self.admitted = self.entered = False
-        self.headers = headers
+        self.attributes = attributes
         self.prediction_id, self.id = ids
         self.at_us = time.time_ns() // 1_000
         self.variant: Variant | None = None
@@ -112,7 +114,8 @@ class Pipeline:
 
     Attributes:
         forward: chooses a version, leases it, and submits the rows of a prediction.
-        timeout_s: of the endpoint's policy.
+        timeout_s: of the endpoint's policy; of an answer in parts until its first part.
+        in_parts: whether the endpoint answers in parts.
     """
 
     def __init__(self, endpoint: Endpoint, instruments: Instruments, variant: Variant | None = None) -> None:
@@ -127,23 +130,27 @@ class Pipeline:
         self._variant = variant
         # A request that names its version is never assigned. Bound once, so that requests without a rollout pay nothing.
         self.forward = self._submit if endpoint.assignment is None or variant is not None else self._assign
-        self.timeout_s = policy.timeout_ms / 1_000
+        self._whole_s = self.timeout_s = policy.timeout_ms / 1_000
+        self.in_parts = endpoint.signature.parts
+        if self.in_parts and policy.stream.first_part_ms is not None:
+            self.timeout_s = min(self._whole_s, policy.stream.first_part_ms / 1_000)
+        self._between_s = math.inf if policy.stream.between_ms is None else policy.stream.between_ms / 1_000
         self._kinds: dict[tuple[str, int, str, int, str, str, str, str, str], RecordKind] = {}
 
-    def admit(self, call: Prediction) -> None:
+    def admit(self, call: Request) -> None:
         """Identify the caller, and refuse the request if the worker admits no new ones.
 
         Raises:
             Unauthenticated, Forbidden: see `Admission.identify`.
             RoadworthyError: what `Instruments.refusal` returned.
         """
-        call.caller = self._admission.identify(call.headers)
+        call.caller = self._admission.identify(call.attributes)
         call.admitted = True
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
 
-    def enter(self, call: Prediction) -> None:
+    def enter(self, call: Request) -> None:
         """Take a place at the endpoint.
 
         Raises:
@@ -152,7 +159,7 @@ class Pipeline:
         self._admission.enter(call)
         call.entered = True
 
-    def _submit(self, call: Prediction, batch: Batch) -> None:
+    def _submit(self, call: Request, batch: Batch) -> None:
         """Choose a version, lease it, and submit the rows."""
         variant = self._variant or self._endpoint.split.choose(call.prediction_id)
         variant.version.leases.take()
@@ -160,12 +167,12 @@ class Pipeline:
         variant.metrics.in_flight.add(1)
         variant.submit(batch, call)
 
-    def _assign(self, call: Prediction, batch: Batch) -> None:
+    def _assign(self, call: Request, batch: Batch) -> None:
         """The same as `_submit`, for an endpoint in a rollout."""
         assignment = self._endpoint.assignment
         if assignment is None:
             raise ValueError("the endpoint is in no rollout")
-        variant, assigned = assignment.assign(call, call.headers, call.prediction_id, batch)
+        variant, assigned = assignment.assign(call, call.attributes, call.prediction_id, batch)
         if assigned.eligible:
             call.rollout, call.unit = assignment.id, assigned.unit or 0
         variant.version.leases.take()
@@ -173,7 +180,7 @@ class Pipeline:
         variant.metrics.in_flight.add(1)
         variant.submit(batch, assigned)
 
-    def noted(self, call: Prediction, error: Exception) -> Exception:
+    def noted(self, call: Request, error: Exception) -> Exception:
         """The same error, logged if it is not the caller's fault."""
         if isinstance(error, InputRefused):
             return error
@@ -181,8 +188,15 @@ class Pipeline:
             self._log_fault(self._endpoint.entry.name, call, error)
         return error
 
-    def close(self, call: Prediction, status: int, content: Content) -> None:
-        """Release what the request holds, count it, and append its record."""
+    def stream_deadlines(self, call: Request, own_s: float | None) -> StreamDeadlines:
+        """The deadlines of an answer in parts. `own_s`: the caller's own timeout, seconds, or None."""
+        own = own_s is not None and own_s < self._whole_s
+        whole = call.started + (self._whole_s if own_s is None else min(own_s, self._whole_s))
+        return StreamDeadlines(call.started, whole, own, self._between_s)
+
+    def close(self, call: Request, status: int, content: Content, first_s: float | None = None) -> None:
+        """Release what the request holds, count it, and append its record. `first_s`: when the first part of an answer in parts
+        was sent, monotonic clock, seconds."""
         protocol, rows, json_bytes, output_json_bytes, sent, answered = content
         variant = call.variant
         if variant is not None:
@@ -192,7 +206,7 @@ class Pipeline:
             self._admission.leave(call)
         latency_s = time.monotonic() - call.started
         if variant is not None:
-            variant.metrics.observe(call.failed or call.code, latency_s, rows)
+            variant.metrics.observe(call.failed or call.code, latency_s if first_s is None else first_s - call.started, rows)
         else:
             self._metrics.refused(self._endpoint.entry.name, call.code)
         if self._log_access is not None:
@@ -215,7 +229,7 @@ class Pipeline:
             ),
         )
 
-    def _kind(self, call: Prediction, status: int, protocol: str) -> RecordKind:
+    def _kind(self, call: Request, status: int, protocol: str) -> RecordKind:
         """The part of the record that many requests have in common, as one object for all of them."""
         variant = call.by or call.variant
         model, number = ("", 0) if variant is None else (variant.model, variant.number)

@@ -46,7 +46,8 @@ from roadworthy.gateway.http.header_checks import (
 from roadworthy.gateway.http.messages import Reply, cut_short, much_to_come, too_many_chunks
 from roadworthy.gateway.http.predict import HttpPrediction, Predict
 from roadworthy.gateway.http.problems import problem
-from roadworthy.gateway.http.wire import respond
+from roadworthy.gateway.http.streaming import HttpStream, StreamWire, Wire
+from roadworthy.gateway.http.wire import begin, respond
 
 IDLE, HEAD, BODY, STOPPED = range(4)
 """Between requests; in a head; in a body; nothing further is read."""
@@ -77,6 +78,7 @@ class ClientTimeouts:
         body_s: for a body, plus one second for each `body_bytes_s` bytes of it received.
         write_s: without accepting a byte of its answers.
         keep_alive_s: between two requests.
+        comment_s: between two parts of an answer, after which server-sent events get a comment.
     """
 
     head_s: float = 10.0
@@ -84,6 +86,7 @@ class ClientTimeouts:
     body_bytes_s: int = 4_096
     write_s: float = 30.0
     keep_alive_s: float = 75.0
+    comment_s: float = 15.0
 
 
 @dataclass(slots=True)
@@ -155,6 +158,7 @@ class Connection(HttpToolsProtocol):
         self._lookup = HeadLookup(context.head_cache)
         self._fresh: CachedHead | None = None
         self._understood = False
+        self._streams: dict[object, StreamWire] = {}
 
     # --- callbacks of the transport
 
@@ -172,13 +176,18 @@ class Connection(HttpToolsProtocol):
                 half.settle(cut_short())
             elif isinstance(each, HttpPrediction):
                 each.drop()
+        streams, self._streams = self._streams, {}
+        for call in streams:
+            if isinstance(call, HttpPrediction):
+                call.drop()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn never keeps a half-closed connection
         """The client sends nothing further; its pending requests are still answered."""
         if self.reading in (HEAD, BODY) or not self._pending:
             return False
         self._close_after_answers()
-        if isinstance(self._pending[0], HttpPrediction) and self._pending[0].reply is None:
+        first = self._pending[0]
+        if isinstance(first, HttpPrediction) and first.reply is None and first not in self._streams:
             self._probe_client()
         return True
 
@@ -206,6 +215,8 @@ class Connection(HttpToolsProtocol):
         self._write_paused_since = None
         super().resume_writing()
         self._resume_reading()
+        if self._streams:
+            self._resume_stream()
 
     def _resume_reading(self) -> None:
         if len(self._pending) <= _MOST_PENDING // 2 and self._write_paused_since is None:
@@ -474,12 +485,63 @@ class Connection(HttpToolsProtocol):
             first = self._pending[0]
             if isinstance(first, HttpPrediction):
                 self._send_continue(first)
+                if first in self._streams:
+                    self._catch_up(self._streams[first])
             elif isinstance(first, RequestResponseCycle) and first is not self._started:
                 self._start(first)
         else:
             self.since = time.monotonic()
             if self.closing:
                 self._end()
+
+    # --- answers in parts
+
+    def begin(self, call: HttpPrediction, reply: Reply, resume: Callable[[], None]) -> Wire:
+        """Begin a reply whose body is sent in pieces: as chunks, or to a client of HTTP/1.0 until the connection closes."""
+        chunked = not self.closing or self._pending[-1] is not call or self.parser.get_http_version() == "1.1"
+        last = not chunked or call.last or self._context.closing or (self.closing and self._pending[-1] is call)
+        wire = self._streams[call] = StreamWire(self, call, resume, chunked=chunked, last=last)
+        self.write_stream(wire, begin(call, reply, self.server_state.default_headers, close=last, chunked=chunked))
+        return wire
+
+    def write_stream(self, wire: StreamWire, data: bytes) -> bool:
+        """Write bytes of a reply, or keep them until earlier requests are answered; whether more are wanted now."""
+        if not self._pending or self._pending[0] is not wire.call:
+            wire.unsent += data
+            return False
+        if not self.transport.is_closing():
+            self.transport.write(data)
+        return self._write_paused_since is None
+
+    def end_stream(self, wire: StreamWire) -> None:
+        """The reply is complete."""
+        wire.ended = True
+        if self._pending and self._pending[0] is wire.call:
+            self._leave(wire)
+
+    def _catch_up(self, wire: StreamWire) -> None:
+        """Write what a stream has kept until it was first in line."""
+        unsent, wire.unsent = wire.unsent, b""
+        if unsent:
+            self.transport.write(unsent)
+        if wire.ended:
+            self._leave(wire)
+        else:
+            self._resume_stream()
+
+    def _leave(self, wire: StreamWire) -> None:
+        self._pending.popleft()
+        del self._streams[wire.call]
+        if wire.last or self._context.closing:
+            self._end()
+        else:
+            self._flush()
+
+    def _resume_stream(self) -> None:
+        """Ask the stream that is first in line for further parts, if the client accepts them."""
+        first = self._pending[0] if self._pending else None
+        if isinstance(first, HttpPrediction) and first in self._streams and self._write_paused_since is None:
+            self._streams[first].resume()
 
     # --- everything else, through ASGI
 
@@ -565,6 +627,8 @@ class Connection(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """Close the connection if its client has exceeded a timeout. `now`: monotonic clock, seconds."""
         timeouts, waited = self._context.timeouts, now - self.since
+        if self._streams and self._write_paused_since is None:
+            self._keep_alive(now)
         if self._write_paused_since is not None and now - self._write_paused_since > timeouts.write_s:
             self.transport.abort()
         elif self.reading == STOPPED:
@@ -578,6 +642,11 @@ class Connection(HttpToolsProtocol):
                 self._time_out_body()
         elif not self._pending and waited > timeouts.keep_alive_s:
             self.transport.close()
+
+    def _keep_alive(self, now: float) -> None:
+        first = self._pending[0]
+        if isinstance(first, HttpPrediction) and isinstance(first.writing, HttpStream):
+            first.writing.keep_alive(now, self._context.timeouts.comment_s)
 
     def _time_out_body(self) -> None:
         call = self._call

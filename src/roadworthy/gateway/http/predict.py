@@ -5,10 +5,11 @@ settle the prediction, which answers through its connection. The steps that ever
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
-from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded, Encoded, Writing
+from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded, Encoded, HeaderList, StreamingProtocol, Writing
 from roadworthy.codecs.compression import (
     INLINE_BYTES,
     LEAST_ANSWER_BYTES,
@@ -30,10 +31,13 @@ from roadworthy.foundation.errors import (
 from roadworthy.gateway.http.messages import Reply, check_body
 from roadworthy.gateway.http.problems import as_error, problem
 from roadworthy.gateway.http.scheduler import StepScheduler
+from roadworthy.gateway.http.streaming import HttpStream, Wire
 from roadworthy.gateway.readers.pool import Read, Work
+from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.serving.endpoint import Endpoint
-from roadworthy.serving.pipeline import Instruments, Pipeline, Prediction
+from roadworthy.serving.pipeline import Instruments, Pipeline, Request
+from roadworthy.serving.streaming import StreamedAnswer
 from roadworthy.serving.variant import Variant
 
 _MOST_COMPRESSED_BYTES = 4 << 20
@@ -56,13 +60,17 @@ class Exchange(Protocol):
         """Send the reply after those to earlier requests."""
         ...
 
+    def begin(self, call: HttpPrediction, reply: Reply, resume: Callable[[], None]) -> Wire:
+        """Begin a reply whose body is sent in pieces. `resume` is called when further ones are wanted."""
+        ...
 
-class HttpPrediction(Prediction):
+
+class HttpPrediction(Request):
     """A prediction that came over HTTP.
 
     Attributes:
         reply: None until the prediction is answered. last: whether the connection closes after the reply.
-        writing: the steps that write its long answer; None before and after.
+        writing: what writes its long answer, or sends or collects its answer in parts; None before and after.
     """
 
     __slots__ = (
@@ -78,7 +86,7 @@ class HttpPrediction(Prediction):
         "writing",
     )  # fmt: skip
 
-    headers: dict[bytes, bytes]
+    headers = Request.attributes  # type: ignore[misc]  # the same slot, under the name that HTTP has for it
 
     def __init__(self, predict: Predict, exchange: Exchange, headers: dict[bytes, bytes], ids: tuple[str, str]) -> None:
         super().__init__(headers, ids, predict.timeout_s)
@@ -91,7 +99,7 @@ class HttpPrediction(Prediction):
         self.outputs: bytes | None = None
         self.protocol: BoundProtocol = predict.unchosen
         self.reply: Reply | None = None
-        self.writing: Generator[None, None, Reply] | None = None
+        self.writing: Generator[None, None, Reply] | StreamedAnswer | HttpStream | None = None
 
     def settled(self, outcome: Outcome) -> None:
         """Answer the request."""
@@ -99,13 +107,16 @@ class HttpPrediction(Prediction):
 
     def drop(self) -> None:
         """The caller is gone: release what the request holds, and count it."""
+        stream = self.writing if isinstance(self.writing, HttpStream) else None
         if not self.done or self.stop_writing():
             self.done = True
-            self.predict.abandon(self)
+            self.predict.abandon(self, stream)
 
     def give_up(self, error: RoadworthyError) -> None:
         """Answer with this error, also if the answer is being written."""
-        if self.stop_writing():
+        if isinstance(self.writing, HttpStream):
+            self.writing.give_up(error)
+        elif self.stop_writing():
             self.predict.finish(self, error)
         else:
             self.settle(error)
@@ -141,6 +152,7 @@ class Predict(Pipeline):
         self._offload = offload
         self._scheduler = scheduler
         self.max_body_bytes = endpoint.entry.policy.max_body_bytes
+        self._max_rows = endpoint.entry.policy.max_rows
 
     def open(self, call: HttpPrediction) -> None:
         """Check the request by its head alone. A refused request is settled before its body arrives."""
@@ -243,6 +255,8 @@ class Predict(Pipeline):
                     raise ValueError("an answer came for a request that was not submitted")
                 if isinstance(outcome.by, Variant):
                     variant = call.by = outcome.by
+                if self.in_parts and self._send_parts(call, outcome):
+                    return
                 encode = getattr(call.protocol, "encode_in_steps", call.protocol.encode)
                 encoded: Encoded | Writing = encode(outcome, decoded, variant.number)
                 if not isinstance(encoded, Encoded) or len(encoded.body) > STEP_BYTES:
@@ -281,10 +295,54 @@ class Predict(Pipeline):
         self._end(call, result)
         call.exchange.answer(call, result)
 
-    def abandon(self, call: HttpPrediction) -> None:
-        """End a prediction whose caller is gone."""
+    def abandon(self, call: HttpPrediction, stream: HttpStream | None = None) -> None:
+        """End a prediction whose caller is gone; `stream`: its answer in parts, if that had begun."""
         call.code = "client-gone"
-        self._end(call, Reply(499, b""))
+        if stream is None:
+            self._end(call, Reply(499, b""))
+        else:
+            self._end(call, Reply(499, stream.recorded), stream.first_s)
+
+    def _send_parts(self, call: HttpPrediction, answer: Answer) -> bool:
+        """Send an answer part by part to a caller that wants it so; collect the parts for others. False: it is whole."""
+        choose = getattr(call.protocol, "choose_stream", None)
+        form = None if choose is None else choose(call.headers)
+        if form is None and answer.rest is None:
+            return False
+        own = call.headers.get(TIMEOUT_HEADER)
+        deadlines = self.stream_deadlines(call, None if own is None else _own_timeout_s(own))
+        if form is None:
+            call.writing = collecting = StreamedAnswer(
+                answer, Collected(partial(self._collected, call), self._max_rows), deadlines
+            )
+            collecting.begin()
+        else:
+            call.writing = stream = HttpStream(form, cast(StreamingProtocol, call.protocol).encode_part, HttpSide(self, call))
+            stream.run(answer, deadlines)
+        return True
+
+    def _collected(self, call: HttpPrediction, outcome: Outcome) -> None:
+        call.writing = None
+        self.finish(call, outcome)
+
+    def begin_parts(self, call: HttpPrediction, stream: HttpStream, answer: Answer, headers: HeaderList) -> Wire:
+        """Begin the reply with an answer in parts."""
+        reply = self._complete(call, answer, Encoded(b"", headers))
+        let_go(answer.instead_of)
+        return call.exchange.begin(call, reply, stream.resume)
+
+    def end_parts(self, call: HttpPrediction, stream: HttpStream, error: RoadworthyError | None) -> None:
+        """Count and record an answer in parts that has ended. An error before the first part is answered as any other."""
+        call.writing = None
+        if error is not None and not stream.sent:
+            self.finish(call, error)
+            return
+        if error is not None:
+            call.code = error.code
+            if isinstance(error, ModelFault):
+                self.noted(call, error)
+            let_go(error)
+        self._end(call, Reply(200, stream.recorded), stream.first_s)
 
     def _complete(self, call: HttpPrediction, answer: Answer, encoded: Encoded) -> Reply:
         """The reply with an encoded answer."""
@@ -315,12 +373,36 @@ class Predict(Pipeline):
             reply.head = call.variant.head
         return reply
 
-    def _end(self, call: HttpPrediction, reply: Reply) -> None:
+    def _end(self, call: HttpPrediction, reply: Reply, first_s: float | None = None) -> None:
         decoded = call.decoded
         rows, json_bytes = (0, -1) if decoded is None else (decoded.batch.rows, decoded.json_bytes)
         answered = reply.body if call.outputs is None else call.outputs
         content = (call.protocol.name, rows, json_bytes, call.output_json_bytes, call.body, answered)
-        self.close(call, reply.status, content)
+        self.close(call, reply.status, content, first_s)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSide:
+    """A request, as the stream of its answer sees it."""
+
+    predict: Predict
+    call: HttpPrediction
+
+    def begin(self, stream: HttpStream, answer: Answer, headers: HeaderList) -> Wire:
+        """See `StreamSide`."""
+        return self.predict.begin_parts(self.call, stream, answer, headers)
+
+    def end(self, stream: HttpStream, error: RoadworthyError | None) -> None:
+        """See `StreamSide`."""
+        self.predict.end_parts(self.call, stream, error)
+
+    def problem(self, error: RoadworthyError) -> bytes:
+        """See `StreamSide`."""
+        return problem(error, self.call.id).body
+
+    def fault(self, error: Exception) -> RoadworthyError:
+        """See `StreamSide`."""
+        return as_error(self.predict.noted(self.call, error))
 
 
 def _decode(call: HttpPrediction, body: bytes, limit: int) -> Decoded:

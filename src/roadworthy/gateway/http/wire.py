@@ -27,6 +27,21 @@ def lines(headers: HeaderList | tuple[tuple[bytes, bytes], ...]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
+def begin(call: Answered, reply: Reply, default: HeaderList, *, close: bool, chunked: bool) -> bytes:
+    """The head of a response whose body follows in pieces, as chunks or until the connection closes."""
+    more = [(b"x-request-id", call.id.encode("ascii")), (b"roadworthy-prediction-id", call.prediction_id.encode("ascii"))]
+    if chunked:
+        more.append((b"transfer-encoding", b"chunked"))
+    if close:
+        more.append((b"connection", b"close"))
+    return b"%b%b%b%b%b\r\n" % (_STATUS[reply.status], lines(default), reply.head, lines(reply.headers), lines(more))
+
+
+def chunk(data: bytes) -> bytes:
+    """A piece of a chunked body; an empty one ends it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 def respond(call: Answered, reply: Reply, default: HeaderList, *, close: bool) -> bytes:
     """The whole response.
 

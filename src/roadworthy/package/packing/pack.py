@@ -26,12 +26,13 @@ from roadworthy.package import attestations
 from roadworthy.package.archive import SUFFIX, pack_file
 from roadworthy.package.files import describe_files
 from roadworthy.package.golden import DEFAULT_EXAMPLES, write_golden
-from roadworthy.package.manifest import MANIFEST, CodeEntry, Manifest, RuleEntry, RuntimeEntry
+from roadworthy.package.manifest import FORMAT, FORMAT_AT_ONCE, MANIFEST, CodeEntry, Manifest, RuleEntry, RuntimeEntry
 from roadworthy.package.manifest import Tolerance as ManifestTolerance
 from roadworthy.package.package import CARD, PROFILE, Package
 from roadworthy.package.packing.examples import make_examples
 from roadworthy.package.packing.from_file import opened
 from roadworthy.package.packing.original import answers_of, compared_with_original
+from roadworthy.package.packing.parts import look_at_parts
 from roadworthy.package.packing.subject import Subject
 from roadworthy.package.packing.training import Training, look_at
 from roadworthy.package.profile import build_profile
@@ -88,7 +89,8 @@ def pack(
     """Package a trained model with everything it needs, prove it, and write one file.
 
     Args:
-        model: a scikit-learn estimator or pipeline, an ONNX ModelProto, any callable of rows; or the path of your own .onnx,
+        model: a scikit-learn estimator or pipeline, an ONNX ModelProto, any callable of rows, also a generator function, which
+            answers in parts; or the path of your own .onnx,
             .joblib or .pkl file, which is loaded in this process.
         name: the model's name: 1 to 64 of a-z, 0-9, '.', '_', '-'.
         inputs: the raw training rows: pandas or polars DataFrame, numpy array, list of records.
@@ -107,17 +109,16 @@ def pack(
     """
     say = options.get("progress", _silent)
     tolerance = options.get("tolerance", Tolerance())
-    privacy = {column: Privacy(kind) for column, kind in options.get("privacy", {}).items()}
     model, original = opened(model), opened(options.get("original"))
     subject = Subject(framework_for(model), model, preprocess)
     check_name(name, "model name")
     say("asking the model about its training rows")
-    training = look_at(subject, inputs, labels, outputs, privacy, tolerance)
+    training, parts = _look(subject, (inputs, labels, outputs), original, options)
     reference = None if original is None else answers_of(original, training.signature, preprocess)
     if reference is not None:
         training = replace(training, answers=reference(training.sample))
     with tempfile.TemporaryDirectory(prefix="roadworthy-pack-") as scratch:
-        draft = _Draft(Path(scratch), name, subject, training, tolerance)
+        draft = _Draft(Path(scratch), name, subject, training, tolerance, parts)
         say("saving")
         draft.save(options.get("examples", DEFAULT_EXAMPLES), options.get("card", {}))
         draft.rules = save_rules(options.get("rules", {}), draft.folder)
@@ -136,6 +137,25 @@ def pack(
         return pack_file(draft.folder, target)
 
 
+def _look(
+    subject: Subject, given: tuple[Any, Any, Any], original: Any, options: PackOptions
+) -> tuple[Training, tuple[int, ...] | None]:
+    """What the model answers to its training rows; of one that answers in parts also how many parts each example has. `given`:
+    inputs, labels, outputs."""
+    inputs, labels, outputs = given
+    tolerance = options.get("tolerance", Tolerance())
+    privacy = {column: Privacy(kind) for column, kind in options.get("privacy", {}).items()}
+    if not subject.yields_parts:
+        return look_at(subject, inputs, labels, outputs, privacy, tolerance), None
+    if outputs is not None or original is not None:
+        raise PackError(
+            "outputs= and original= are for models that answer at once; this one answers in parts",
+            code="unsupported-output",
+            hint="leave them out: packing asks the model itself",
+        )
+    return look_at_parts(subject, inputs, labels, privacy, options.get("examples", DEFAULT_EXAMPLES), tolerance)
+
+
 def _silent(_step: str) -> None:
     """No progress is shown."""
 
@@ -149,6 +169,7 @@ class _Draft:
     subject: Subject
     training: Training
     tolerance: Tolerance
+    parts: tuple[int, ...] | None
     rules: tuple[RuleEntry, ...] = ()
 
     def save(self, examples: int, card: Mapping[str, str]) -> None:
@@ -160,8 +181,11 @@ class _Draft:
         if self.subject.preprocess is not None:
             (self.folder / _CODE).mkdir()
             self.code = save_callable(self.subject.preprocess, self.folder / _CODE)
-        self.golden = make_examples(self.subject, self.training, examples)
-        write_golden(self.folder, *self.golden)
+        if self.parts is None:
+            self.golden = make_examples(self.subject, self.training, examples)
+        else:
+            self.golden = self.training.sample, self.training.answers
+        write_golden(self.folder, *self.golden, self.parts)
         profile = build_profile(self.training.rows, self.training.answers, self.training.labels)
         (self.folder / PROFILE).write_bytes(canonical_json(profile))
         (self.folder / CARD).write_bytes(canonical_json(dict(card)))
@@ -215,6 +239,7 @@ class _Draft:
             preprocess=None if code is None else CodeEntry(_CODE, dict(code.options), code.distributions),
             tolerance=ManifestTolerance(repr(self.tolerance.rtol), repr(self.tolerance.atol)),
             rules=self.rules,
+            format=FORMAT_AT_ONCE if self.parts is None else FORMAT,
         )
         missing = names - locked
         if missing:

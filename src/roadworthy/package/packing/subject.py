@@ -32,6 +32,12 @@ class Subject:
     model: Any
     preprocess: Preprocess | None
 
+    @property
+    def yields_parts(self) -> bool:
+        """Whether the model answers in parts."""
+        asked = getattr(self.framework, "yields_parts", None)
+        return asked is not None and bool(asked(self.model))
+
     def answer(self, rows: Any) -> Mapping[str, Array]:
         """Raw rows in the training container → named answers.
 
@@ -82,10 +88,11 @@ def check_repeatable(subject: Subject, own: Any, answers: Batch) -> None:
     again = answers_as_batch(answers.layout, subject.answer(own_rows(own, np.arange(few))), few)
     difference = compare(answers.slice(0, few), again, Tolerance())
     if difference is not None:
-        raise _not_repeatable(difference)
+        raise not_repeatable(difference)
 
 
-def _not_repeatable(difference: Difference | str) -> PackError:
+def not_repeatable(difference: object) -> PackError:
+    """The error for a model that gives different answers to the same rows."""
     return PackError(
         f"the model gave different answers to the same rows: {difference}",
         code="not-deterministic",
@@ -105,7 +112,7 @@ def check_form(subject: Subject, sample: Sample, answers: Batch, tolerance: Tole
         return
     again = _difference(subject, own_rows(sample.own), answers, tolerance)
     if again is not None:  # the form is not the cause
-        raise _not_repeatable(again)
+        raise not_repeatable(again)
     shown = found.renumbered(sample.numbers) if isinstance(found, Difference) else found
     if isinstance(found, Difference) and found.row is not None:
         alone = np.array([found.row])

@@ -89,7 +89,7 @@ def look_at(
 
     if outputs is not None:
         answers = _seen_in_training(outputs, chosen, rows.rows, answers, tolerance)
-    return Training(signature, rows, sample, answers, _labels(labels, rows.rows), ask)
+    return Training(signature, rows, sample, answers, labels_of(labels, rows.rows), ask)
 
 
 def _at_row(error: PackError, subject: Subject, own: Any, chosen: Array) -> PackError:
@@ -179,7 +179,12 @@ def _named(outputs: Any, layout: Layout) -> dict[str, Array]:
     return {name: values}
 
 
-def _labels(labels: Any, rows: int) -> Batch | None:
+def labels_of(labels: Any, rows: int) -> Batch | None:
+    """labels= as one field "label"; None without labels.
+
+    Raises:
+        PackError: "labels-length".
+    """
     if labels is None:
         return None
     values = next(iter(named_answers(labels, "label").values()))

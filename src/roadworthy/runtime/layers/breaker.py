@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from roadworthy.contract.policy import BreakerPolicy
-from roadworthy.foundation.errors import DeadlineExceeded, InputRefused, ModelFault, Unavailable
+from roadworthy.foundation.errors import DeadlineExceeded, InputRefused, ModelFault, RoadworthyError, Unavailable
 from roadworthy.runtime.pending import AlwaysSettled, Answer, ForwardedRequest, Outcome, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch
 
@@ -266,6 +267,15 @@ class Breaker:
         failed, slow = self._judge(request, outcome, now_ns)
         self._circuit.probed(request.period, now_ns, None if failed is None else failed or slow)
 
+    def saw_end(self, request: _Watched | _Probe, first_ns: int, error: RoadworthyError | None) -> None:
+        """Count an answer in parts at its end: as failed if the version failed after its first part, and as slow by that part."""
+        slow = self._slow_ns is not None and first_ns - request.began_ns > self._slow_ns
+        now_ns = time.monotonic_ns()
+        if isinstance(request, _Probe):
+            self._circuit.probed(request.period, now_ns, error is not None or slow)
+        else:
+            self._circuit.observe(now_ns, failed=error is not None, slow=slow)
+
     def _judge(self, request: _Watched | _Probe, outcome: Outcome, now_ns: int) -> tuple[bool | None, bool]:
         """(Whether the version failed, None when the outcome says nothing about it; whether it was slow)."""
         took_ns = now_ns - request.began_ns
@@ -296,7 +306,10 @@ class _Watched(ForwardedRequest):
 
     def settled(self, outcome: Outcome) -> None:
         """Count the outcome and pass it on."""
-        self._breaker.saw(self, outcome)
+        if isinstance(outcome, Answer) and outcome.rest is not None:
+            outcome.rest.watch(partial(self._breaker.saw_end, self, time.monotonic_ns()))
+        else:
+            self._breaker.saw(self, outcome)
         self.outer.settle(outcome)
 
 
@@ -313,7 +326,10 @@ class _Probe(AlwaysSettled):
 
     def settled(self, outcome: Outcome) -> None:
         """Judge the outcome and pass it on."""
-        self._breaker.saw_probe(self, outcome)
+        if isinstance(outcome, Answer) and outcome.rest is not None:
+            outcome.rest.watch(partial(self._breaker.saw_end, self, time.monotonic_ns()))
+        else:
+            self._breaker.saw_probe(self, outcome)
         self.outer.settle(outcome)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from roadworthy.foundation.errors import ModelFault
-from roadworthy.runtime.runners.runner import Executable
+from roadworthy.runtime.runners.runner import Executable, PartSteps
 from roadworthy.schema.batch import Batch
 
 WRONG_COUNT = "wrong-output-count"
@@ -38,9 +38,56 @@ class InlineRunner:
         _check_answer(answer, batch.rows)
         return answer
 
+    def parts(self, batch: Batch) -> CheckedParts:
+        """Begin an answer in parts.
+
+        Raises:
+            ModelFault: code "model-failed".
+        """
+        if self._executable.parts is None:
+            raise ModelFault("this model does not answer in parts", code="model-failed")
+        try:
+            return CheckedParts(self._executable.parts(batch), batch.rows)
+        except (Exception, SystemExit) as error:  # as in `run`
+            raise ModelFault("the model failed on this input", code="model-failed") from error
+
     def close(self) -> None:
         """Release the model's memory and threads."""
         self._executable.close()
+
+
+class CheckedParts:
+    """An answer in parts, with every failure as a ModelFault. `ask` is that of its steps."""
+
+    def __init__(self, steps: PartSteps, rows: int) -> None:
+        self._steps = steps
+        self._rows = rows
+        self._any = False
+        self.ask = steps.ask
+
+    def next(self) -> Batch | None:
+        """The next part; None at the end.
+
+        Raises:
+            ModelFault: as `InlineRunner.run`, and code "no-parts": it ended without a part.
+        """
+        try:
+            part = next(self._steps)
+        except StopIteration:
+            if not self._any:
+                raise ModelFault("the model ended without a part", code="no-parts", hint="yield at least one part") from None
+            return None
+        except ModelFault:
+            raise
+        except (Exception, SystemExit) as error:  # as in `run`
+            raise ModelFault("the model failed on this input", code="model-failed") from error
+        self._any = True
+        _check_answer(part, self._rows)
+        return part
+
+    def close(self) -> None:
+        """Give the rest up. May raise anything that the model's own code raises."""
+        self._steps.close()
 
 
 def _check_answer(answer: Batch, rows: int) -> None:

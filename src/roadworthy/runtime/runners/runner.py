@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from roadworthy.schema.batch import Batch
@@ -14,6 +15,22 @@ class Described(Protocol):
     @property
     def signature(self) -> Signature:
         """Typed inputs and outputs of its runs."""
+        ...
+
+
+class PartSteps(Protocol):
+    """An answer in parts under way: an iterator over them. `next` and `close` may raise anything that the model's own code
+    raises."""
+
+    @property
+    def ask(self) -> Callable[[Callable[[], None]], None] | None:
+        """Begins the next step, and calls its argument, on any thread, when `next` would not wait. None when only `next` can."""
+        ...
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None:
+        """Give the rest up."""
         ...
 
 
@@ -33,6 +50,11 @@ class Executable(Protocol):
     @property
     def concurrent(self) -> bool:
         """Whether `run` is short, native and releases the GIL."""
+        ...
+
+    @property
+    def parts(self) -> Callable[[Batch], PartSteps] | None:
+        """Begins an answer in parts; None for a model that answers at once."""
         ...
 
     def run(self, batch: Batch) -> Batch:

@@ -100,10 +100,9 @@ def read_examples(folder: Path, digest: str, codec_of: CodecOf) -> Examples:
     package = Package(place, manifest, {}, FolderFiles(place))
     if package.digest != digest:
         raise PackageInvalid(f"the package on disk has the digest {package.digest}, expected {digest}", code="package-damaged")
-    inputs, expected = package.golden()
+    examples = package.examples()
     tolerance = Tolerance(rtol=float(manifest.tolerance.relative), atol=float(manifest.tolerance.absolute))
-    chosen = sorted({inputs.rows * number // MOST_EXAMPLES for number in range(MOST_EXAMPLES)})
-    rows = [(inputs.slice(row, row + 1), expected.slice(row, row + 1)) for row in chosen]
+    rows = [examples[row] for row in sorted({len(examples) * number // MOST_EXAMPLES for number in range(MOST_EXAMPLES)})]
     codec = codec_of(package.signature)
     return Examples(codec, [Example(sent, answer, tolerance, _body(codec, sent)) for sent, answer in rows])
 

@@ -18,7 +18,9 @@ from pathlib import Path
 import structlog
 
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError
+from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.manager import Version
+from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.health.golden import CodecOf, Example, Examples, ProbeCodec, read_examples
@@ -33,6 +35,7 @@ AGAIN_S = 5.0
 """After a failure, the next probe follows within this time."""
 IN_A_ROW = 2
 _IDLE_WAIT_S, _LOOK_AGAIN_S = 1.0, 0.01
+_MOST_ROWS = 100_000
 _SLOW_TIMES, _SLOW_S, _FIRST_FEW = 10.0, 1.0, 3
 
 _log = structlog.get_logger("worker")
@@ -230,13 +233,29 @@ async def _wait_until_idle(version: Version) -> None:
 class _AwaitedRequest(PendingRequest):
     """A pending request whose outcome can be awaited."""
 
-    __slots__ = ("answered",)
+    __slots__ = ("_rest", "answered")
 
     def __init__(self, deadline: float) -> None:
         super().__init__(deadline)
+        self._rest: Parts | None = None
         self.answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def settled(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Answer) and outcome.rest is not None:
+            self._rest = outcome.rest
+            collected = Collected(self._set, _MOST_ROWS)
+            collected.start(outcome)
+            collected.emit(outcome.batch())
+            outcome.rest.flow(collected)
+        else:
+            self._set(outcome)
+
+    def drop(self) -> None:
+        super().drop()
+        if self._rest is not None:
+            self._rest.stop()
+
+    def _set(self, outcome: Outcome) -> None:
         if not self.answered.done():
             self.answered.set_result(outcome)
 

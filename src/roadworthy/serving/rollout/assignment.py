@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import structlog
@@ -148,10 +149,13 @@ class RolloutCounters:
         self._judges = [each for each in self._judges if each[0] != name]
         self._pair_judges = [each for each in self._pair_judges if each[0] != name]
 
-    def evidence(self, outcome: Outcome, ran_us: int, inputs: Batch | None = None) -> Evidence | str:
+    def evidence(
+        self, outcome: Outcome, ran_us: int, inputs: Batch | None = None, broken: RoadworthyError | None = None
+    ) -> Evidence | str:
         """The evidence that an outcome gives about the assigned version, or the reason why it gives none. Arguments as in
-        `seen_of`. A late request is evidence only if some signal says so."""
-        seen = seen_of(outcome, ran_us, inputs)
+        `seen_of`. A late request is evidence only if some signal says so. `broken`: the error with which the version ended an
+        answer after its first part."""
+        seen = seen_of(outcome, ran_us, inputs) if broken is None else Seen(broken, ran_us, None, inputs)
         if isinstance(seen, str):
             return seen
         evidence = {}
@@ -331,12 +335,28 @@ class AssignedRequest(ForwardedRequest):
         self.outer.running = value
 
     def settled(self, outcome: Outcome) -> None:
-        """Count the outcome, then answer: a request that was answered has been counted. Then send the copy."""
-        counters, label = self._assignment.counters, self.chosen.label
+        """Count the outcome, then answer: a request that was answered has been counted. Then send the copy. An answer in parts is
+        counted when the version has ended, unless another version gives it."""
         if self.eligible:
-            counters.assigned(label)
+            self._assignment.counters.assigned(self.chosen.label)
         ran_us = _ran_us(self.chosen.variant.version, outcome, self._began, self.deadline)
-        evidence = counters.evidence(outcome, ran_us, self.inputs)
+        if isinstance(outcome, Answer) and outcome.rest is not None and outcome.instead_of is None:
+            outcome.rest.watch(partial(self._ended, outcome, ran_us))
+            self.outer.settle(outcome)
+            return
+        evidence = self._count(outcome, ran_us)
+        self.outer.settle(outcome)
+        self._mirror(outcome, evidence)
+
+    def _ended(self, first: Answer, ran_us: int, error: RoadworthyError | None) -> None:
+        """Count an answer in parts: its run is that of its first part, and a failure after it is one of the version. A caller
+        that leaves tells nothing of the version."""
+        outcome = first if error is None else error
+        self._mirror(outcome, self._count(outcome, ran_us, error))
+
+    def _count(self, outcome: Outcome, ran_us: int, broken: RoadworthyError | None = None) -> Evidence | str:
+        counters, label = self._assignment.counters, self.chosen.label
+        evidence = counters.evidence(outcome, ran_us, self.inputs, broken)
         if isinstance(evidence, str):
             counters.excluded(label, evidence)
         elif not self.eligible:
@@ -345,7 +365,9 @@ class AssignedRequest(ForwardedRequest):
             counters.judged(label, evidence, self.unit)
             if self._assignment.mirror is None:  # else only requests that both versions answered count
                 counters.answered(label, outcome, self.unit)
-        self.outer.settle(outcome)
+        return evidence
+
+    def _mirror(self, outcome: Outcome, evidence: Evidence | str) -> None:
         if self.copy is not None and self._assignment.mirror is not None:
             self._assignment.mirror.begin(
                 self.copy, None if isinstance(evidence, str) else evidence, outcome, self.chosen.variant.version

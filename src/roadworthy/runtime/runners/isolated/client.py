@@ -19,6 +19,7 @@ import msgspec
 from roadworthy.contract.policy import Batching
 from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.errors import PackageInvalid, RoadworthyError, Unavailable, model_fault
+from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer, PendingRequest
 from roadworthy.runtime.queue.request_queue import Member, RequestQueue, too_late
 from roadworthy.runtime.queue.run_times import RunTimes
@@ -73,6 +74,7 @@ class ProcessBatcher:
         self._links = [_Link(address, self, loop) for address in addresses]
         self._scheduled: asyncio.Handle | None = None
         self._greeted: frames.Greeting | None = None
+        self._in_parts = False
         self._barred: Callable[[], RoadworthyError] | None = None
         self.times = RunTimes()
 
@@ -106,7 +108,10 @@ class ProcessBatcher:
         """Use other settings from the next message on."""
         if batching != self._batching:
             self._batching = batching
-            self._queue.sizer = BatchSizer(batching.max_rows, MAX_JOINED_ROWS)
+            self._queue.sizer = self._sizer()
+
+    def _sizer(self) -> BatchSizer:
+        return BatchSizer(1 if self._in_parts else self._batching.max_rows, MAX_JOINED_ROWS)
 
     def submit(self, batch: Batch, request: PendingRequest) -> None:
         """Answer `batch`, together with the other waiting requests.
@@ -173,6 +178,9 @@ class ProcessBatcher:
         """Take the greeting of a runner."""
         if greeting.code is None:
             self._greeted = greeting
+            if bool(greeting.signature.get("parts")) and not self._in_parts:
+                self._in_parts = True
+                self._queue.sizer = self._sizer()
         self._changed()
         self.send_waiting()
 
@@ -183,6 +191,11 @@ class ProcessBatcher:
             request.settle(error())
         self._changed()
         self.send_waiting()
+
+    def send_soon(self) -> None:
+        """Send waiting requests in the next iteration of the loop."""
+        if self._scheduled is None:
+            self._scheduled = self._loop.call_soon(self._send_scheduled)
 
     def _send_scheduled(self) -> None:
         self._scheduled = None
@@ -224,7 +237,7 @@ class _Link:
     def has_room(self) -> bool:
         """Whether another message may be sent now."""
         present = self._present
-        return present is not None and present.ready and len(present.sent) < IN_FLIGHT
+        return present is not None and present.ready and present.has_room
 
     @property
     def rows(self) -> int:
@@ -353,6 +366,15 @@ class _Connection(asyncio.Protocol):
         self.ready = False
         self.sent: dict[int, _Sent] = {}
         self.rows = 0
+        self._in_parts = False
+        self._streams: dict[int, tuple[Parts, int]] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another message may be sent now."""
+        if self._in_parts:
+            return len(self.sent) + len(self._streams) < frames.MOST_STREAMS
+        return len(self.sent) < IN_FLIGHT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
@@ -378,7 +400,11 @@ class _Connection(asyncio.Protocol):
             (waits if begun is not None and number > begun else failed).extend(message.members)
         self._memory = None
         self._link.lost(self)
-        self._owner.lost(failed, waits, _hung if self._hung else _died)
+        error = _hung if self._hung else _died
+        streams, self._streams = self._streams, {}
+        for parts, _ in streams.values():
+            parts.end(error())
+        self._owner.lost(failed, waits, error)
 
     def write(self, message: bytes) -> None:
         """Pass a message to the kernel, or to the transport's buffer."""
@@ -386,7 +412,11 @@ class _Connection(asyncio.Protocol):
             self._transport.write(message)
 
     def send(self, group: list[Member]) -> None:
-        """Send the requests of one message."""
+        """Send these requests, as one message where they can be joined."""
+        for joined in [[member] for member in group] if self._in_parts else [group]:
+            self._send(joined)
+
+    def _send(self, group: list[Member]) -> None:
         batches = [batch for batch, _ in group]
         ring = None if self._memory is None else self._memory.requests
         self._number += 1
@@ -415,8 +445,12 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _take(self, kind: int, number: int, payload: memoryview) -> None:
-        if kind == frames.ANSWER:
+        if kind == frames.ANSWER and self._in_parts:
+            self._ended(number, frames.decode_answer(payload, self._outputs, None))
+        elif kind == frames.ANSWER:
             self._answered(number, payload)
+        elif kind == frames.PART:
+            self._part(number, frames.decode_answer(payload, self._outputs, None), len(payload))
         elif kind == frames.HELLO:
             self._greeted(_greeting.decode(payload))
         elif kind == frames.GOODBYE:
@@ -431,7 +465,8 @@ class _Connection(asyncio.Protocol):
         if greeting.digest != self._owner.digest:
             raise ValueError("the greeting of another version's runner")
         if greeting.code is None:
-            self._outputs = Layout(Signature.from_document(greeting.signature).outputs)
+            signature = Signature.from_document(greeting.signature)
+            self._outputs, self._in_parts = Layout(signature.outputs), signature.parts
             self.ready = True
         self._link.greeted(greeting)
 
@@ -450,9 +485,75 @@ class _Connection(asyncio.Protocol):
         self._owner.send_waiting()
         self._close_when_done()
 
+    def _part(self, number: int, outcomes: frames.Outcomes, size: int) -> None:
+        """Pass on one part; the first one settles its request."""
+        part = outcomes.batch
+        if part is None:
+            raise ValueError("a part without rows")
+        stream = self._streams.get(number)
+        if stream is not None:
+            if part.rows != stream[1]:
+                raise ValueError("a part that does not fit its message")
+            stream[0].push(part, size)
+            return
+        sent = self.sent.pop(number, None)
+        if sent is None:  # the stream was cancelled meanwhile
+            return
+        batch, request = sent.members[0]
+        if part.rows != batch.rows:
+            raise ValueError("a part that does not fit its message")
+        self.rows -= batch.rows
+        parts = Parts(_Source(self, number))
+        self._streams[number] = parts, batch.rows
+        parts.begin(size)
+        self._owner.learn(outcomes, batch.rows, 1, time.monotonic() - sent.at)
+        request.settle(Answer(part, 0, part.rows, rest=parts))
+        if not parts.taken:  # the caller is gone, or wants the first part only
+            parts.stop()
+
+    def _ended(self, number: int, outcomes: frames.Outcomes) -> None:
+        """End a stream, or settle its request if there was no part."""
+        status = outcomes.statuses[0] if len(outcomes.statuses) == 1 else -1
+        if status < 0 or status not in (frames.ANSWERED, frames.NOT_RUN, len(outcomes.faults)):
+            raise ValueError("an answer that does not fit its message")
+        fault = outcomes.faults[0] if status == 1 else None
+        stream, sent = self._streams.pop(number, None), self.sent.pop(number, None)
+        if stream is not None:
+            stream[0].end(fault)
+        elif sent is not None:
+            self.rows -= sent.members[0][0].rows
+            sent.members[0][1].settle(fault or too_late())
+        self._owner.send_waiting()
+        self._close_when_done()
+
+    def cancel(self, number: int) -> None:
+        """Have the runner close a stream."""
+        if self._streams.pop(number, None) is not None:
+            self.write(frames.encode_message(frames.CANCEL, number))
+            self._owner.send_soon()
+            self._close_when_done()
+
     def _close_when_done(self) -> None:
-        if self._leaving and not self.sent:
+        if self._leaving and not self.sent and not self._streams:
             self.close()
+
+
+class _Source:
+    """The runner of one stream, as its parts see it."""
+
+    __slots__ = ("_connection", "_number")
+
+    def __init__(self, connection: _Connection, number: int) -> None:
+        self._connection = connection
+        self._number = number
+
+    def grant(self, parts: int) -> None:
+        """See `PartSource`."""
+        self._connection.write(frames.encode_credit(self._number, parts))
+
+    def cancel(self) -> None:
+        """See `PartSource`."""
+        self._connection.cancel(self._number)
 
 
 def _fits(sent: _Sent, outcomes: frames.Outcomes) -> bool:

@@ -3,6 +3,8 @@
 A message has a head of 16 bytes (length of the payload, kind, number), then its payload. One RUN carries the requests that waited
 in one worker at one moment, joined to one batch, with the rows and the deadline of each; one ANSWER carries the outcome of each.
 Large arrays travel in the connection's shared memory, others in the message; texts and nested values always in the message.
+An answer in parts is PARTs, each with the payload of an ANSWER, and an ANSWER without rows as their end. The runner may be
+AHEAD_PARTS parts ahead; CREDIT says how many more were taken, CANCEL that the rest is not wanted.
 Nothing is pickled, and both ends check what they read, because a model's own code runs in one of them.
 """
 
@@ -23,9 +25,14 @@ from roadworthy.runtime.runners.isolated.memory import SHARE_FROM_BYTES, Ring
 from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
 from roadworthy.schema.dtypes import DType
 
-HELLO, RUN, ANSWER, GOODBYE, HUNG, RETRY = range(1, 7)
+HELLO, RUN, ANSWER, GOODBYE, HUNG, RETRY, PART, CREDIT, CANCEL = range(1, 10)
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 256 << 20
+AHEAD_PARTS, AHEAD_BYTES = 8, 1 << 20
+"""A stream gives no further part while as many parts, or as many bytes of parts, were not taken. One part is always allowed."""
+MAX_PART_BYTES = 1 << 20
+MOST_STREAMS = 64
+"""Most streams of one connection that are under way, or about to begin."""
 
 _HEAD = struct.Struct("<IIQ")
 _COUNT = struct.Struct("<I")
@@ -175,8 +182,8 @@ def decode_run(payload: memoryview, layout: Layout, ring: Ring | None) -> tuple[
     return batch, counts, numbers[n:]
 
 
-def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None) -> bytes:
-    """Encode the ANSWER to the RUN with that number; its batch must have passed `check_answer`.
+def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None, kind: int = ANSWER) -> bytes:
+    """Encode the ANSWER, or a PART of it, to the RUN with that number; its batch must have passed `check_answer`.
 
     Raises:
         ValueError: the message would be too long.
@@ -193,7 +200,7 @@ def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None) -> bytes:
             _put_batch(parts, batch, ring)
         except (TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
             raise _wrong_type() from error
-    return encode_message(ANSWER, number, b"".join(parts))
+    return encode_message(kind, number, b"".join(parts))
 
 
 def check_answer(batch: Batch) -> None:
@@ -238,6 +245,22 @@ def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Out
     except (struct.error, msgspec.DecodeError, RecursionError) as error:
         raise ValueError("unreadable ANSWER message") from error
     return Outcomes(statuses or (ANSWERED,) * n, faults, batch, run_rows, seconds)
+
+
+def encode_credit(number: int, parts: int) -> bytes:
+    """Encode that `parts` more parts of the stream with that number were taken."""
+    return encode_message(CREDIT, number, _COUNT.pack(parts))
+
+
+def decode_credit(payload: memoryview) -> int:
+    """The number of parts in a CREDIT.
+
+    Raises:
+        ValueError: the payload is not one.
+    """
+    if len(payload) != _COUNT.size:
+        raise ValueError("unreadable CREDIT message")
+    return int(_COUNT.unpack(payload)[0])
 
 
 def encode_batch(batch: Batch) -> bytes:

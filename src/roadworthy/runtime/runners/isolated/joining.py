@@ -29,6 +29,7 @@ class Asked:
         counts, deadlines: rows and deadline of each, seconds on the monotonic clock.
         begin: called before its run.
         answer: called with the outcomes.
+        part: called with each part of an answer in parts; returns its bytes. Raises ModelFault when it is too large.
     """
 
     batch: Batch
@@ -36,6 +37,7 @@ class Asked:
     deadlines: Sequence[float]
     begin: Callable[[], None]
     answer: Callable[[Outcomes], None]
+    part: Callable[[Outcomes], int]
 
 
 class Watched:

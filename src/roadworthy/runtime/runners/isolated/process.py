@@ -25,6 +25,7 @@ from roadworthy.runtime.runners.isolated.joining import Joining, Watched
 from roadworthy.runtime.runners.isolated.launch import EXIT_LOAD_FAILED, RunnerStart
 from roadworthy.runtime.runners.isolated.server import Server
 from roadworthy.runtime.runners.isolated.state import RunnerState, StateWriter
+from roadworthy.runtime.runners.isolated.streams import Streams
 from roadworthy.runtime.runners.isolated.watch import Watch
 from roadworthy.runtime.runners.runner import Executable
 from roadworthy.schema.batch import Layout
@@ -79,7 +80,12 @@ class RunnerProcess:
     def _answer(self, executable: Executable) -> int:
         signature = executable.package.signature
         greeting = Greeting(self._start.digest, os.getpid(), executable.runtime, signature.to_document())
-        joining = Joining(Watched(InlineRunner(executable), self._state), self._start.max_rows, self._keep_signals)
+        runner = InlineRunner(executable)
+        joining = (
+            Streams(runner, self._state, self._keep_signals)
+            if signature.parts
+            else Joining(Watched(runner, self._state), self._start.max_rows, self._keep_signals)
+        )
         self._state.move(state.READY)
         self._keep_signals()
         gc.collect()
@@ -100,7 +106,7 @@ class RunnerProcess:
         again = self._serve(Greeting(self._start.digest, os.getpid(), code=code, reason=reason), _NOTHING, None)
         return EXIT_LOAD_FAILED if again else 0
 
-    def _serve(self, greeting: Greeting, inputs: Layout, joining: Joining | None) -> bool:
+    def _serve(self, greeting: Greeting, inputs: Layout, joining: Joining | Streams | None) -> bool:
         server = self._server = Server(self._address, greeting, inputs, joining, self._state.step)
         server.open(self._listener)
         self._state.take_address()

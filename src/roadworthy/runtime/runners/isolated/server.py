@@ -24,6 +24,7 @@ from roadworthy.runtime.runners.isolated import frames
 from roadworthy.runtime.runners.isolated.joining import Asked, Joining
 from roadworthy.runtime.runners.isolated.memory import SharedMemory
 from roadworthy.runtime.runners.isolated.state import STEP_S
+from roadworthy.runtime.runners.isolated.streams import Streams
 from roadworthy.schema.batch import Layout
 
 STOP_S = 25.0
@@ -40,7 +41,7 @@ class Server:
         address: where workers connect.
         greeting: the first message to each worker.
         inputs: layout of the rows that workers send.
-        joining: runs their messages; None for a version that could not be loaded.
+        joining: runs their messages: `Streams` for a model that answers in parts. None for a version that could not be loaded.
         step: called in every iteration of the loop, at least every STEP_S.
     """
 
@@ -49,13 +50,14 @@ class Server:
         address: Path,
         greeting: frames.Greeting,
         inputs: Layout,
-        joining: Joining | None,
+        joining: Joining | Streams | None,
         step: Callable[[], None] = lambda: None,
     ) -> None:
         self._address = address
         self._greeting = frames.encode_message(frames.HELLO, 0, _encode(greeting))
         self._inputs = inputs
         self._joining = joining
+        self._streams = joining if isinstance(joining, Streams) else None
         self._step = step
         self._selector = selectors.DefaultSelector()
         self._connections: set[_Connection] = set()
@@ -84,6 +86,8 @@ class Server:
             end.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(self._woken, selectors.EVENT_READ, self._was_woken)
+        if self._streams is not None:
+            self._streams.wake = self._wake_up
 
     def serve(self) -> bool:
         """Answer messages until asked to stop and everything in flight is answered.
@@ -106,6 +110,9 @@ class Server:
     def stop(self) -> None:
         """Begin an orderly stop; from any thread or a signal handler."""
         self._asked_to_stop = True
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         with contextlib.suppress(OSError):
             self._wake.send(b"s")
 
@@ -133,7 +140,7 @@ class Server:
         self._wake.close()
 
     def _is_over(self) -> bool:
-        if self._stop_by is None or self._joining:
+        if self._stop_by is None or (self._joining and self._streams is None):
             return False
         return not self._connections or time.monotonic() > self._stop_by
 
@@ -187,12 +194,22 @@ class Server:
             ring = None if connection.memory is None else connection.memory.requests
             batch, counts, deadlines = frames.decode_run(payload, self._inputs, ring)
             begin, answer = partial(connection.begin, number), partial(connection.answer, number)
-            self._joining.add(Asked(batch, counts, deadlines, begin, answer))
+            asked = Asked(batch, counts, deadlines, begin, answer, partial(connection.part, number))
+            if isinstance(self._joining, Streams):
+                self._joining.add(asked, (connection, number))
+            else:
+                self._joining.add(asked)
+        elif kind == frames.CREDIT and self._streams is not None:
+            self._streams.credit((connection, number), frames.decode_credit(payload))
+        elif kind == frames.CANCEL and self._streams is not None:
+            self._streams.cancel((connection, number))
 
     def _drop(self, connection: _Connection) -> None:
         if connection in self._connections:
             self._connections.discard(connection)
             connection.close()
+            if self._streams is not None:
+                self._streams.cancel_all(connection)
 
 
 def _listen(private: Path) -> socket.socket:
@@ -263,6 +280,20 @@ class _Connection:
             statuses = [status or 1 for status in outcomes.statuses]
             message = frames.encode_answer(number, frames.Outcomes(statuses, (fault,), None), None)
         self.send(message)
+
+    def part(self, number: int, outcomes: frames.Outcomes) -> int:
+        """Send one part of the answer to message `number`; return its bytes.
+
+        Raises:
+            ModelFault: "part-too-large".
+        """
+        message = frames.encode_answer(number, outcomes, None, frames.PART)
+        if len(message) > frames.MAX_PART_BYTES:
+            raise ModelFault(
+                "one part of the model's answer is larger than 1 MiB", code="part-too-large", hint="yield smaller parts"
+            )
+        self.send(message)
+        return len(message)
 
     def send(self, message: bytes) -> None:
         """Send a message now, or as soon as the worker reads."""

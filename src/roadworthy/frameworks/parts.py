@@ -1,0 +1,199 @@
+"""A callable that answers in parts: a generator function or an async generator function of rows. `python.py` calls this."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from roadworthy.foundation.errors import ModelFault
+from roadworthy.foundation.host import end_fork
+from roadworthy.frameworks.answers import named_answers
+from roadworthy.frameworks.framework import Preprocess
+from roadworthy.frameworks.native import NativeLoaded
+from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.signature import Signature
+from roadworthy.schema.tables import answers_to_batch
+
+_DONE = object()
+_SCALARS = (str, bytes, int, float, bool, np.generic)
+
+
+class Steps(Protocol):
+    """An iterator that can be closed before its end."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+    def close(self) -> None:
+        """Give the rest up; runs the `finally` blocks of a generator."""
+        ...
+
+
+def yields_parts(model: Any) -> bool:
+    """Whether calling `model` gives a generator or an async generator. It is not called."""
+    called = model if inspect.isroutine(model) or isinstance(model, partial) else type(model).__call__
+    return inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
+
+
+def begin(model: Any, rows: Any) -> Steps:
+    """Call `model`; an async generator is driven on another thread."""
+    steps: Any = model(rows)
+    if isinstance(steps, AsyncGenerator):
+        return _Driven(steps)
+    generator: Steps = steps
+    return generator
+
+
+def part_answers(part: Any) -> Mapping[str, Array]:
+    """What a model yields as named arrays, as `named_answers` reads answers. A bare value, or a bare value by name, is the answer
+    to one row.
+
+    Raises:
+        PackError: "unsupported-output".
+    """
+    if isinstance(part, _SCALARS):
+        part = [part]
+    elif isinstance(part, Mapping):
+        part = {name: [value] if isinstance(value, _SCALARS) or value is None else value for name, value in part.items()}
+    return named_answers(part)
+
+
+class _Driven:
+    """An async generator as an iterator. All of a process share one event loop, on a thread kept for it, so that the generators
+    wait at the same time."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
+        self._generator = generator
+        self._task: asyncio.Task[Any] | None = None
+        self._asked: Future[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        asked, self._asked = self._asked or self._submit(self._step()), None
+        part = asked.result()
+        if part is _DONE:
+            raise StopIteration
+        return part
+
+    def ask(self, ready: Callable[[], None]) -> None:
+        """Begin the next step; `ready` is called, on any thread, once `__next__` would not wait."""
+        if self._asked is None:
+            self._asked = self._submit(self._step())
+            self._asked.add_done_callback(lambda _: ready())
+
+    def close(self) -> None:
+        """Cancel a step under way, and close the generator, without waiting for either."""
+        self._submit(self._close())
+
+    async def _step(self) -> Any:
+        self._task = asyncio.current_task()
+        return await anext(self._generator, _DONE)
+
+    async def _close(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._generator.aclose()
+
+    @classmethod
+    def _submit(cls, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        if _Driven._loop is None:
+            _Driven._loop = asyncio.new_event_loop()
+            threading.Thread(target=_Driven._loop.run_forever, name="async-parts", daemon=True).start()
+        return asyncio.run_coroutine_threadsafe(work, _Driven._loop)
+
+
+class PartsLoaded(NativeLoaded):
+    """A live callable that answers in parts. Its answers may be under way at the same time; one step at a time."""
+
+    def __init__(self, function: Callable[[Any], Any], signature: Signature, threads: int, preprocess: Preprocess | None) -> None:
+        super().__init__(part_answers, signature, threads, preprocess)
+        self._function = function
+
+    def run(self, batch: Batch) -> Batch:
+        """All parts, one below the other.
+
+        Raises:
+            ModelFault: as `parts`, and "no-parts".
+            Exception: whatever the model's own code raises.
+        """
+        with closing(self.parts(batch)) as parts:
+            found = list(parts)
+        if not found:
+            raise ModelFault("the model yielded no part", code="no-parts")
+        return Batch.concatenate(found)
+
+    def parts(self, batch: Batch) -> BatchSteps:
+        """Begin an answer in parts.
+
+        Raises:
+            Exception: whatever the model's or the preprocessing's own code raises.
+        """
+        self._bound_native_threads()
+        rows = self._restore(batch)
+        pid = os.getpid()
+        try:
+            if self._preprocess is not None:
+                rows = self._preprocess(rows)
+            steps = begin(self._function, rows)
+        finally:
+            end_fork(pid)
+        return BatchSteps(steps, self._outputs, batch.rows)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        super().close()
+        self._function = self._answer
+
+
+class BatchSteps:
+    """What a model yields, as batches of its outputs.
+
+    Attributes:
+        ask: as in `_Driven`; None for a generator that is not async.
+    """
+
+    def __init__(self, steps: Steps, outputs: Layout, rows: int) -> None:
+        self._steps = steps
+        self._outputs = outputs
+        self._rows = rows
+        self.ask: Callable[[Callable[[], None]], None] | None = getattr(steps, "ask", None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next part.
+
+        Raises:
+            ModelFault: "wrong-output-count" or "wrong-output-type".
+            Exception: whatever the model's own code raises.
+        """
+        pid = os.getpid()
+        try:
+            part = next(self._steps)
+        finally:
+            end_fork(pid)
+        return answers_to_batch(self._outputs, part_answers(part), self._rows)
+
+    def close(self) -> None:
+        """Give the rest up."""
+        pid = os.getpid()
+        try:
+            self._steps.close()
+        finally:
+            end_fork(pid)

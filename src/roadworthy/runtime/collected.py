@@ -1,0 +1,71 @@
+"""Collects an answer in parts into one answer, for those who want it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from roadworthy.foundation.errors import ModelFault, RoadworthyError
+from roadworthy.runtime.pending import Answer, Outcome
+from roadworthy.schema.batch import Batch
+
+MOST_BYTES = 16 << 20
+
+
+class Collected:
+    """The parts of one answer, one below the other. Event loop only.
+
+    Args:
+        then: called once, with the whole answer or with the error that ended it.
+        most_rows: most rows of the whole answer.
+    """
+
+    def __init__(self, then: Callable[[Outcome], None], most_rows: int) -> None:
+        self._then = then
+        self._most_rows = most_rows
+        self._first: Answer | None = None
+        self._batches: list[Batch] = []
+        self._rows = self._bytes = 0
+
+    def start(self, answer: Answer) -> None:
+        """Take what layers say of the answer. `emit` takes its first part."""
+        self._first = answer
+
+    def emit(self, part: Batch) -> bool:
+        """See `PartSink`."""
+        self._rows += part.rows
+        self._bytes += _size(part)
+        if self._rows > self._most_rows or self._bytes > MOST_BYTES:
+            if self._first is not None and self._first.rest is not None:
+                self._first.rest.stop()
+            self.fail(
+                ModelFault(
+                    f"the parts of the answer have more than {self._most_rows} rows or {MOST_BYTES >> 20} MiB together",
+                    code="answer-too-large",
+                    hint="take the parts one by one: send Accept: text/event-stream",
+                )
+            )
+            return False
+        self._batches.append(part)
+        return True
+
+    def finish(self) -> None:
+        """See `PartSink`."""
+        first = self._first
+        if first is not None:
+            self._first = None
+            whole = Batch.concatenate(self._batches)
+            self._then(Answer(whole, 0, whole.rows, first.source, first.notes, first.by, first.instead_of))
+
+    def fail(self, error: RoadworthyError) -> None:
+        """See `PartSink`."""
+        if self._first is not None:
+            self._first = None
+            self._then(error)
+
+
+def _size(batch: Batch) -> int:
+    """The bytes of a batch, texts and nested values at least."""
+    return sum(
+        sum(map(len, map(str, block.values.reshape(-1).tolist()))) if block.values.dtype.kind == "O" else block.values.nbytes
+        for block in batch.blocks
+    )
