@@ -49,7 +49,7 @@ def test_mixed_marks_in_records_are_named(tmp_path: Path) -> None:
 
 
 def test_mixed_marks_in_a_polars_frame_are_named(tmp_path: Path) -> None:
-    """NaN beside null."""
+    """NaN and null are different values there."""
     frame = pl.DataFrame({"a": np.arange(12.0), "b": pl.Series([None if number % 3 else float("nan") for number in range(12)])})
     error = refusal(tmp_path, lambda given: given["b"].is_null().to_numpy() * 1.0, frame)
     assert error.code == "training-form-lost"
@@ -57,7 +57,7 @@ def test_mixed_marks_in_a_polars_frame_are_named(tmp_path: Path) -> None:
 
 
 def test_numbers_of_two_types_in_one_column_are_named(tmp_path: Path) -> None:
-    """1 and 1.0 are equal numbers, but a model can tell them apart."""
+    """1 and 1.0 are equal numbers, but a model can distinguish them."""
     frame = pd.DataFrame({"a": pd.Series([1, 2.5, 3, 4.5], dtype=object)})
     error = refusal(tmp_path, lambda given: [float(isinstance(cell, int)) for cell in given["a"]], frame)
     assert error.code == "training-form-lost"
@@ -66,7 +66,7 @@ def test_numbers_of_two_types_in_one_column_are_named(tmp_path: Path) -> None:
 
 
 def test_a_form_of_two_columns_together_is_refused(tmp_path: Path) -> None:
-    """No column alone changes an answer, so none is named."""
+    """No column alone changes an answer, so the error names no column."""
     marks = pd.Series(["x", *NONE_OR_NAN], dtype=object)
     frame = pd.DataFrame({"a": marks, "b": marks})
 

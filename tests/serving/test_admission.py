@@ -1,4 +1,4 @@
-"""Admission: who may call, and whose request gives way when there is no room."""
+"""Admission: which keys may call, and which request gives way when there is no room."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_new_caller_gets_in_and_the_newest_waiting_request_of_the_busiest_give
     ids=["has all places", "all others run", "has its share", "each has one"],
 )
 def test_without_a_request_that_could_give_way_the_new_one_is_refused(inside: list[Request], caller: str) -> None:
-    """It is told when to try again, and takes no place."""
+    """The error says when to try again, and the request takes no place."""
     full = admission(2, *inside)
     with pytest.raises(Unavailable) as refused:
         full.enter(Request(caller))
