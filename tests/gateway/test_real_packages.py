@@ -16,7 +16,9 @@ from tests.conftest import eventually
 from tests.graphs import sum_graph
 
 COMMAND = ["-m", "roadworthy.gateway.worker"]
-MAX_IDLE_MB = 150
+MAX_IDLE_MB = 100
+"""Bound of a worker's own memory, which was 64 MB with Python 3.11 and 67 MB with 3.13. Mapped pages of libraries do not count:
+the page cache decides how many there are. They were 103 MB just after the installation, and 79 MB after a read from disk."""
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +109,14 @@ def test_a_damaged_package_is_not_served(start_worker: Any, make_plan: Any, pack
 
 
 def test_an_idle_worker_is_small(start_worker: Any, make_plan: Any, packages: Any, tmp_path: Path) -> None:
-    """One small ONNX model: under 150 MB, and none of the heavy libraries inside."""
+    """One small ONNX model: little memory of its own, and none of the heavy libraries inside."""
     plan = make_plan()
     place(plan, tmp_path, packages["sum"][0], allowed=False)
     cold = ["-P", *COMMAND]  # as the supervisor starts it
     worker = start_worker(plan, folder=tmp_path, command=cold).wait_ready()
     assert worker.predict("sum", [[1, 2, 3]]).status_code == 200
-    process = psutil.Process(worker.process.pid)
-    assert process.memory_info().rss / 1e6 < MAX_IDLE_MB
-    mapped = " ".join(region.path for region in process.memory_maps())
+    regions = psutil.Process(worker.process.pid).memory_maps()
+    assert sum(region.anonymous for region in regions) / 1e6 < MAX_IDLE_MB
+    mapped = " ".join(region.path for region in regions)
     for library in ("pandas", "sklearn", "sqlalchemy"):
         assert f"/{library}/" not in mapped

@@ -11,8 +11,11 @@ import httpx
 import msgspec
 import pytest
 
-from roadworthy.contract.snapshot import KeyEntry, VariantEntry
-from tests.conftest import eventually
+from roadworthy.contract.policy import Fallback, Policy
+from roadworthy.contract.snapshot import KeyEntry, RolloutEntry, VariantEntry
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field, Signature
+from tests.conftest import SUM, eventually
 from tests.waiting import DEADLINE_S, NO_TLS
 
 
@@ -228,3 +231,37 @@ def test_a_worker_without_parent_leaves(start_worker: Any, make_plan: Any, folde
     worker = start_worker(plan, folder=folder).wait_ready()
     worker.process.stdin.close()
     assert worker.process.wait(DEADLINE_S) == 0
+
+
+TEXT = Signature((Field("a", DType.STRING), *SUM.inputs[1:]), SUM.outputs, SUM.container)
+RENAMED = Signature(SUM.inputs, (Field("sum", DType.FLOAT64),), SUM.container)
+
+
+@pytest.mark.parametrize(
+    ("signature", "shadow", "policy"),
+    [(TEXT, 0, Policy()), (RENAMED, 10_000, Policy()), (SUM, 0, Policy(fallback=(Fallback("static", value="many"),)))],
+    ids=["input", "shadowed", "fallback"],
+)
+def test_an_endpoint_that_does_not_fit_its_versions_stays_as_it_was(
+    start_worker: Any, make_plan: Any, planted_agent: Any, folder: Path, *, signature: Signature, shadow: int, policy: Policy
+) -> None:
+    """Its new version takes another input, or is shadowed and has another output; or the fallback's value is not an output. The
+    previous split answers, and the worker reports the revision that it serves. The next snapshot that fits is served."""
+    plan = make_plan()
+    one, two = plan.package(1), plan.package(2, "sum", signature)
+    plan.endpoint("sum", [one])
+    agent = planted_agent(folder)
+    worker = start_worker(plan, folder=folder).wait_ready()
+    eventually(lambda: state(agent, two) == "READY", "the new version is loaded")
+    rollout = RolloutEntry("r", one, two, shadow=shadow) if shadow else None
+    split = (VariantEntry(one if shadow else two, 10_000),)
+    (before,) = plan.endpoints
+    plan.endpoints = [msgspec.structs.replace(before, generation=2, split=split, rollout=rollout, policy=policy)]
+    agent.offer(plan.snapshot(2))
+    eventually(lambda: agent.last().offered == 2, "it was offered")
+    reply = worker.predict("sum", [[1, 2, 3]])
+    assert (reply.json(), reply.headers["roadworthy-version"]) == ({"predictions": [6.0]}, "m:1")
+    assert agent.last().revision == 1
+    plan.endpoints = [msgspec.structs.replace(before, generation=3)]
+    agent.offer(plan.snapshot(3))
+    eventually(lambda: agent.last().revision == 3, "the next one is served")

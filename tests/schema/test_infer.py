@@ -89,6 +89,7 @@ def test_private_columns_reveal_nothing() -> None:
         ([1.0, np.inf], "infinity"), ([b"a"], "bytes"), (pd.to_timedelta([1], unit="s"), "timedelta"),
         (pd.Categorical([1.5, 2.5]), "categories"), (pd.Categorical([{1}.pop(), "a"]), "one type"),
         (pd.Series([1]).astype("datetime64[ns]"), "microseconds"), ([object()], "object"), ([True, 1], "one type"),
+        ([2**70, 1], "64 bits"), ([2**1100, 0.5], "64 bits"),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_served_are_refused_by_name(column: Any, why: str) -> None:

@@ -4,6 +4,7 @@ process."""
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from roadworthy.contract.evidence import (
     CONFIDENCE,
     COUNTERS,
+    DRAWN,
     FAILED,
     OUTPUT_BINS,
     BadUnit,
@@ -23,12 +25,13 @@ from roadworthy.contract.evidence import (
     PairCount,
     VariantCount,
 )
-from roadworthy.contract.snapshot import FULL_SHARE, RolloutEntry, WatchedOutput
+from roadworthy.contract.policy import Policy
+from roadworthy.contract.snapshot import FULL_SHARE, EndpointEntry, RolloutEntry, VariantEntry, WatchedOutput
 from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.runtime.layers.layer import layer_failed
-from roadworthy.runtime.pending import Answer
+from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.runtime.queue.run_times import BINS, WARM_UP_RUNS, RunTimes
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
@@ -37,7 +40,7 @@ from roadworthy.serving.metrics import executing, open_worker_metrics, read_tota
 from roadworthy.serving.rollout import assignment
 from roadworthy.serving.rollout import counters as evidence
 from roadworthy.serving.rollout import outputs as watched
-from roadworthy.serving.rollout.assignment import RolloutCounters
+from roadworthy.serving.rollout.assignment import ATTEMPT_HEADER, RolloutAssignment, RolloutCounters
 from roadworthy.serving.rollout.counters import EvidenceCells
 from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, sticky_key, unit_hash
@@ -435,6 +438,100 @@ def test_a_signal_that_raises_counts_no_more(tmp_path: Path) -> None:
     told = {each.signal: each.samples for each in counts.variants if each.signal.startswith(FAILED)}
     assert told == {f"{FAILED}{name}": 1 for name in counters.failed}
     assert Evidence().merged("g", counts).failed == counters.failed
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_comparison_that_raises_counts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other signals still compare both answers."""
+
+    def differ(_signal: Unbound, _use: Use) -> PairJudge:
+        return lambda served, copied: bool(served.column("price")[0][0] / copied.rows > 5.0)
+
+    monkeypatch.setattr(Unbound, "bind", differ)
+    counters = counting(tmp_path, None, "unbound", "disagreement")
+    one = answer(("a", 9.0, [1, 0, 0]))
+    for copied in (one, Answer(one.joined, 1, 1), one):
+        counters.both_answered(one, copied)
+    pairs = {each.signal: each for each in read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").pairs}
+    assert (pairs["unbound"].pairs, pairs["unbound"].canary_bad, pairs["disagreement"].pairs) == (1, 1, 3)
+    assert counters.failed == {"unbound"}
+
+
+def test_events_of_a_request_count_beside_its_sample(tmp_path: Path) -> None:
+    """Those that the plan asks for, with the request's user."""
+    counters = counting(tmp_path, None, "errors", "guard_hits", "custom.refund")
+    for signal, unit in (("guard_hits", 7), ("guard_hits", None), ("custom.other", 7)):
+        counters.judged("canary", {"errors": False, signal: False} if signal == "guard_hits" else {"errors": False}, unit)
+        counters.event(signal, "canary", unit)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert counts.variants == (VariantCount(3, "errors", "canary", 3, 0), VariantCount(3, "guard_hits", "canary", 2, 2))
+    assert counts.units == (BadUnit(3, "guard_hits", "canary", f"{7:016x}"),)
+
+
+USERS = Layout((Field("user", DType.INT64, nullable=True), Field("name", DType.STRING)))
+
+
+def users(*numbers: int | None) -> Batch:
+    """A request of these users; the name of each is that of the first."""
+    nulls = np.array([number is None for number in numbers], dtype=bool)
+    values = np.array([number or 0 for number in numbers], dtype=np.int64)
+    return Batch.from_columns(USERS, [(values, nulls), (np.array(["Ann"] * len(numbers), dtype=object), None)], len(numbers))
+
+
+@pytest.mark.parametrize(
+    ("sticky", "headers", "batch", "user"),
+    [
+        ({"sticky_field": "user"}, {}, users(7, 8), "7"),
+        ({"sticky_field": "name"}, {}, users(7), "Ann"),
+        ({"sticky_field": "user"}, {}, users(None, 8), None),
+        ({"sticky_field": "user"}, {}, users(), None),
+        ({"sticky_field": "gone"}, {}, users(7), None),
+        ({"sticky_header": "X-User"}, {b"x-user": b"Ann"}, users(7), "Ann"),
+        ({"sticky_header": "X-User"}, {b"x-user": b""}, users(7), None),
+        ({"sticky_header": "X-User"}, {}, users(7), None),
+    ],
+    ids=["number", "text", "null", "no rows", "no such field", "header", "empty header", "no header"],
+)
+def test_a_sticky_user_is_found_in_the_request(
+    tmp_path: Path, sticky: dict[str, str], headers: dict[bytes, bytes], batch: Batch, user: str | None
+) -> None:
+    """In the first row or a header. A request without a user is a user of its own."""
+    rollout = RolloutEntry("r", "s", "c", signals=("errors",), **sticky)  # type: ignore[arg-type]  # texts
+    assigned = assigner(tmp_path, rollout).assign(PendingRequest(0.0, ""), headers, "p-1", batch)[1]
+    assert assigned.unit == unit_hash("r", "p-1" if user is None else f"={user}")
+
+
+def test_a_repeated_attempt_is_answered_and_gives_no_evidence(tmp_path: Path) -> None:
+    """A proxy numbers the attempts: what failed once would be counted again."""
+    assigning = assigner(tmp_path, RolloutEntry("r", "s", "c", signals=("errors",)))
+    for attempt in (b"1", b"2", b"3"):
+        request = Told(0.0, "")
+        _, assigned = assigning.assign(request, {ATTEMPT_HEADER: attempt}, "p-1", users(7))
+        assigned.settle(ANSWER)
+        assert request.outcome is ANSWER
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert {each.signal: each.samples for each in counts.variants} == {DRAWN: 1, "errors": 1}
+    assert [(each.reason, each.count) for each in counts.excluded] == [("retried", 2)]
+
+
+class Told(PendingRequest):
+    """Remembers its outcome."""
+
+    outcome: Outcome | None = None
+
+    def settled(self, outcome: Outcome) -> None:
+        """Keep it."""
+        self.outcome = outcome
+
+
+def assigner(tmp_path: Path, rollout: RolloutEntry) -> RolloutAssignment:
+    """The assignment of an endpoint whose canary gets every request."""
+    create_slab(tmp_path / "slab", 2)
+    cells = open_worker_metrics(tmp_path / "slab", 0).evidence
+    entry = EndpointEntry("e", 3, (VariantEntry("s", 0), VariantEntry("c", FULL_SHARE)), {}, Policy(), rollout)
+    version = SimpleNamespace(digest="c", batcher=SimpleNamespace(times=RunTimes()))
+    variants: Any = [SimpleNamespace(version=SimpleNamespace(digest="s")), SimpleNamespace(version=version)]
+    return RolloutAssignment(entry, rollout, variants, RolloutCounters(cells, rollout, 3, Signature((), ANSWERED)), None)
 
 
 @pytest.mark.usefixtures("planted")

@@ -308,12 +308,19 @@ def _object_field(name: str, present: list[Any], nulls: bool) -> Field:
     if kind is bool:
         return Field(name, DType.BOOL, nullable=nulls)
     if kind in (int, float):
-        array = np.array(present, dtype=np.int64 if kind is int else np.float64)
+        array = _number_array(name, present, np.int64 if kind is int else np.float64)
         missing = kind is float and bool(np.isnan(array).any())
         return _numbers(name, array[~np.isnan(array)] if missing else array, nulls or missing)
     if kind in (dict, list):
         return Field(name, DType.JSON, nullable=nulls)
     raise _refused(name, f"expected text, numbers, booleans or times, got {kind.__name__}")
+
+
+def _number_array(name: str, present: list[Any], dtype: type) -> Array:
+    try:
+        return np.array(present, dtype=dtype)
+    except OverflowError as error:
+        raise _refused(name, "expected numbers of 64 bits, got a larger one", "convert the column to text, or drop it") from error
 
 
 def _python_kind(value: Any) -> type:

@@ -72,8 +72,9 @@ class NumberBins:
     def of(cls, values: Array, mask: Array | None = None, *, bins: int = NUMBER_BINS) -> NumberBins:
         """Equal-mass bins of training values (any numeric dtype, shape (n,)); nulls and non-finite values are ignored.
 
-        Up to `bins` different values have one bin each. If there are more, a value that is a quantile more than once has its own
-        bin: a mostly-zero column would otherwise have one bin for zero and everything above it.
+        Up to `bins` different values have one bin each, except two neighbouring floats at the top. If there are more, a value
+        that is a quantile more than once has its own bin: a mostly-zero column would otherwise have one bin for zero and
+        everything above it.
         """
         present = _present(values, mask)
         finite = present[np.isfinite(present)]
