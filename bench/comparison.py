@@ -91,7 +91,7 @@ def tail_ms(load: Load) -> float:
 
 
 def interleaved(subject: Subject, targets: Sequence[Target], setup: Setup) -> list[list[Load]]:
-    """Send each target load in turn, one row per request, a different row each time; every answer is checked.
+    """Send load to one target after the other, a different row in each request; every answer is checked.
 
     Returns:
         the loads of each target: its warm-up of a second, then its rounds.

@@ -1,7 +1,7 @@
 """The gateway against baselines that do not flatter, on one core: an ASGI handler with tick batching, and a server in C.
 
-`make bench-gateway` runs this part. The work on records that our processes put off counts too: each turn of the CPU measurement,
-and the sustained turn, end when all records are in the blob store.
+`make bench-gateway` runs this part. Deferred work on records counts too: each run of the CPU measurement, and
+the sustained run, end when all records are in the blob store.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _CROWD, _ONE = "1 row, 64 connections", "1 row, 1 connection"
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Run:
     """A load on our service and what it cost.
 
     Attributes:
@@ -65,7 +65,7 @@ class Turn:
     lost: int
 
 
-class Turns:
+class Runs:
     """Loads on our service, one after the other. `answered` is the number of answers before the first of them."""
 
     def __init__(self, service: Service, subject: Subject, setup: Setup, answered: int) -> None:
@@ -79,14 +79,14 @@ class Turns:
         if self._shipped.wait(self._answered, 2 * DURABLE_S) is None:
             raise WrongAnswerError(f"of {self._answered:,} records only {self._shipped.count():,} were shipped")
 
-    def turn(self, seconds: int) -> Turn:
+    def run(self, seconds: int) -> Run:
         """Send load for some seconds, then wait until its records are durable."""
         before, cpu = self._shipped.count(), cpu_seconds(self._service)
         target = self._service.target(self._subject.name)
         load = fire_checked(target, self._file, self._subject.right, self._setup, seconds)
         durable_s = self._shipped.wait(before + load.requests, DURABLE_S)
         spent = {role: (after - cpu[role]) / load.requests * 1e6 for role, after in cpu_seconds(self._service).items()}
-        return Turn(load, spent, durable_s, max(0, before + load.requests - self._shipped.count()))
+        return Run(load, spent, durable_s, max(0, before + load.requests - self._shipped.count()))
 
 
 def cpu_seconds(service: Service) -> dict[str, float]:
@@ -116,10 +116,10 @@ def limits(folder: Path, setup: Setup, sustained_s: int) -> list[Measure]:
             missing = str(error)
         crowd = dict(zip(targets, interleaved(subject, list(targets.values()), setup), strict=True))
         one = dict(zip(targets, interleaved(subject, list(targets.values()), alone), strict=True))
-        turns = Turns(service, subject, setup, sum(load.requests for load in (*crowd[OURS], *one[OURS])))
-        turns.settle()
-        spent = [turns.turn(setup.seconds) for _ in range(setup.rounds)]
-        lasting = turns.turn(sustained_s)
+        runs = Runs(service, subject, setup, sum(load.requests for load in (*crowd[OURS], *one[OURS])))
+        runs.settle()
+        spent = [runs.run(setup.seconds) for _ in range(setup.rounds)]
+        lasting = runs.run(sustained_s)
         half = [measure for name in targets for measure in at_half(folder, subject, name, targets[name], crowd[name], setup)]
     return [*speeds(crowd, one, missing), *half, *costs(spent), *sustained(lasting, sustained_s)]
 
@@ -149,36 +149,36 @@ def speeds(crowd: Mapping[str, list[Load]], one: Mapping[str, list[Load]], missi
     ]  # fmt: skip
 
 
-def costs(spent: list[Turn]) -> list[Measure]:
+def costs(spent: list[Run]) -> list[Measure]:
     """CPU per request of all processes and of each, with the records written, compressed and shipped."""
-    totals = [sum(turn.cpu_us.values()) for turn in spent]
+    totals = [sum(run.cpu_us.values()) for run in spent]
     total = statistics.median(totals)
     name = "CPU per request of all processes, until its record is durable"
     aim = f"<= {CPU_US:g} us, dream {CPU_DREAM_US:g}"
     whole = Measure(name, round(total, 1), "us", target=aim, met=total <= CPU_US, interval=bootstrap(totals))
     parts = []
     for role in ROLES:
-        each = [turn.cpu_us[role] for turn in spent]
+        each = [run.cpu_us[role] for run in spent]
         parts.append(Measure(f"of it, {role}", round(statistics.median(each), 2), "us", interval=bootstrap(each)))
     return [whole, *parts]
 
 
-def sustained(turn: Turn, seconds: int) -> list[Measure]:
+def sustained(run: Run, seconds: int) -> list[Measure]:
     """The measures of a long load."""
     name = f"a load of {seconds} s over 64 connections"
-    late = turn.durable_s is None
+    late = run.durable_s is None
     return [
-        Measure(f"{name}, answers", round(turn.load.rate), "requests/s"),
-        Measure(f"{name}, p99", round(tail_ms(turn.load), 2), "ms"),
-        Measure(f"{name}, CPU per request of all processes", round(sum(turn.cpu_us.values()), 1), "us"),
+        Measure(f"{name}, answers", round(run.load.rate), "requests/s"),
+        Measure(f"{name}, p99", round(tail_ms(run.load), 2), "ms"),
+        Measure(f"{name}, CPU per request of all processes", round(sum(run.cpu_us.values()), 1), "us"),
         Measure(
             f"{name}, seconds after it until all records are durable",
-            None if turn.durable_s is None else round(turn.durable_s, 1),
+            None if run.durable_s is None else round(run.durable_s, 1),
             "" if late else "s",
             target=f"<= {DURABLE_S:g} s",
             met=not late,
         ),
-        Measure(f"{name}, records lost of {turn.load.requests:,}", turn.lost, "records", target="0", met=turn.lost == 0),
+        Measure(f"{name}, records lost of {run.load.requests:,}", run.lost, "records", target="0", met=run.lost == 0),
     ]
 
 

@@ -72,17 +72,17 @@ def test_without_a_compiler_the_row_gives_the_reason(monkeypatch: pytest.MonkeyP
 def test_a_turn_ends_when_its_records_are_durable(tmp_path: Path, trees: Subject) -> None:
     """No record is lost, and the CPU of every process counts."""
     with installed(tmp_path, [trees]) as service:
-        turn = limits.Turns(service, trees, SHORT, 0).turn(1)
-    assert turn.load.requests
-    assert turn.durable_s is not None
-    assert turn.lost == 0
-    assert turn.cpu_us["worker"] > 0
-    assert [measure.met for measure in limits.sustained(turn, 1)] == [None, None, None, True, True]
-    assert limits.costs([turn])[0].value == pytest.approx(sum(turn.cpu_us.values()), abs=0.1)
+        run = limits.Runs(service, trees, SHORT, 0).run(1)
+    assert run.load.requests
+    assert run.durable_s is not None
+    assert run.lost == 0
+    assert run.cpu_us["worker"] > 0
+    assert [measure.met for measure in limits.sustained(run, 1)] == [None, None, None, True, True]
+    assert limits.costs([run])[0].value == pytest.approx(sum(run.cpu_us.values()), abs=0.1)
 
 
 def test_an_interval_holds_the_median() -> None:
-    """It is as wide as the values are apart, and a point for equal values."""
+    """It is as wide as the spread of the values, and a point for equal values."""
     low, high = bootstrap([1.0, 2.0, 3.0, 4.0, 5.0])
     assert low < 3.0 < high
     assert bootstrap([2.0] * 7) == (2.0, 2.0)
