@@ -9,8 +9,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Comparison:
     """Medians over the rounds, and the median of the rounds' ratios (ours / baseline).
 
     `answered` is the number of our answers in all runs, warm-up included; `sent` the number of requests, a few of which were
-    still open when wrk stopped.
+    still open when wrk stopped; `interval` the 95 % bootstrap interval of the ratio.
     """
 
     ours: float
@@ -49,18 +49,24 @@ class Comparison:
     ratio: float
     answered: int = 0
     sent: int = 0
+    interval: tuple[float, float] | None = None
 
 
 class WrongAnswerError(AssertionError):
     """A server failed or gave a wrong answer: its speed does not count."""
 
 
+def baseline(module: str, model: Path, core: int | None) -> AbstractContextManager[Target]:
+    """Run a hand-written Python service of a model, pinned to a core like ours."""
+    return listening([sys.executable, "-m", module, str(model)], core)
+
+
 @contextmanager
-def baseline(module: str, model: Path, core: int | None) -> Iterator[Target]:
-    """Run a hand-written service, pinned to a core like ours."""
+def listening(command: list[str], core: int | None) -> Iterator[Target]:
+    """Run a server that takes its port as the last argument, pinned to a core."""
     (port,) = free_ports(1)
     pinned = [] if core is None else ["taskset", "-c", str(core)]
-    process = subprocess.Popen([*pinned, sys.executable, "-m", module, str(model), str(port)])
+    process = subprocess.Popen([*pinned, *command, str(port)])
     try:
         _wait_for_port(port)
         yield Target(port, "/predict")
@@ -79,47 +85,86 @@ def median_ms(load: Load) -> float:
     return load.percentiles_ms["p50"]
 
 
+def tail_ms(load: Load) -> float:
+    """The 99th percentile of the latency in milliseconds."""
+    return load.percentiles_ms["p99"]
+
+
+def interleaved(subject: Subject, targets: Sequence[Target], setup: Setup) -> list[list[Load]]:
+    """Send load to one target after the other, a different row in each request; every answer is checked.
+
+    Returns:
+        the loads of each target: its warm-up of a second, then its rounds.
+    """
+    file = bodies_file(subject)
+    loads = [[fire_checked(target, file, subject.right, setup, seconds=1)] for target in targets]
+    for _ in range(setup.rounds):
+        for target, own in zip(targets, loads, strict=True):
+            own.append(fire_checked(target, file, subject.right, setup, setup.seconds))
+    return loads
+
+
+def bodies_file(subject: Subject) -> Path:
+    """The file with one request body per row of a subject."""
+    file = subject.package.parent / f"{subject.name}.bodies"
+    file.write_bytes(b"\n".join(bodies(subject.rows)))
+    return file
+
+
 def single_rows(
     subject: Subject, ours: Target, theirs: Target, setup: Setup, figure: Callable[[Load], float] = rate
 ) -> Comparison:
-    """Compare by `figure`: one row per request, a different row each time; every answer is checked."""
-    file = subject.package.parent / f"{subject.name}.bodies"
-    file.write_bytes(b"\n".join(bodies(subject.rows)))
-    warm = [_fire(target, file, subject.right, setup, seconds=1) for target in (theirs, ours)]
-    pairs: list[tuple[Load, Load]] = []
-    for _ in range(setup.rounds):
-        first = _fire(theirs, file, subject.right, setup, setup.seconds)
-        pairs.append((first, _fire(ours, file, subject.right, setup, setup.seconds)))
-    mine = [warm[1], *(our for _, our in pairs)]
-    figures = [(figure(our), figure(their)) for their, our in pairs]
-    spread = ", ".join(f"{our / their:.2f}" for our, their in figures)
-    print(f"{ours.path}, {setup.connections} connections: ratio in each round {spread}", flush=True)
+    """Compare by `figure` in interleaved rounds."""
+    their_loads, our_loads = interleaved(subject, [theirs, ours], setup)
+    return compared(our_loads, their_loads, figure, f"{ours.path}, {setup.connections} connections")
+
+
+def compared(ours: Sequence[Load], theirs: Sequence[Load], figure: Callable[[Load], float], name: str) -> Comparison:
+    """Compare loads that `interleaved` returned, by `figure`, and print the ratio of each round."""
+    figures = [(figure(our), figure(their)) for our, their in zip(ours[1:], theirs[1:], strict=True)]
+    ratios = [our / their for our, their in figures]
+    print(f"{name}: ratio in each round {', '.join(f'{ratio:.2f}' for ratio in ratios)}", flush=True)
     return Comparison(
         statistics.median(our for our, _ in figures),
         statistics.median(their for _, their in figures),
-        statistics.median(our / their for our, their in figures),
-        sum(load.requests for load in mine),
-        sum(load.sent for load in mine),
+        statistics.median(ratios),
+        sum(load.requests for load in ours),
+        sum(load.sent for load in ours),
+        bootstrap(ratios),
     )
+
+
+def bootstrap(values: Sequence[float], draws: int = 2_000) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median of some values."""
+    medians = np.median(np.random.default_rng(0).choice(values, size=(draws, len(values))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def faster(name: str, comparison: Comparison, target: float, dream: float | None = None) -> Measure:
     """The measure of a comparison by requests per second: at least `target` times the baseline."""
     ours, theirs, met = round(comparison.ours), round(comparison.baseline), comparison.ratio >= target
-    return Measure(name, ours, "requests/s", theirs, round(comparison.ratio, 3), _aim(">=", target, dream), met)
+    aim, interval = _aim(">=", target, dream), comparison.interval
+    return Measure(name, ours, "requests/s", theirs, round(comparison.ratio, 3), aim, met, interval=interval)
 
 
 def slower(name: str, comparison: Comparison, target: float, dream: float | None = None) -> Measure:
     """The measure of a comparison by time: at most `target` times the baseline."""
     ours, theirs, met = round(comparison.ours, 3), round(comparison.baseline, 3), comparison.ratio <= target
-    return Measure(name, ours, "ms", theirs, round(comparison.ratio, 3), _aim("<=", target, dream), met)
+    aim, interval = _aim("<=", target, dream), comparison.interval
+    return Measure(name, ours, "ms", theirs, round(comparison.ratio, 3), aim, met, interval=interval)
 
 
 def _aim(sign: str, target: float, dream: float | None) -> str:
     return f"{sign} {target:g} x" + ("" if dream is None else f", dream {dream:g} x")
 
 
-def _fire(target: Target, file: Path, right: Rows, setup: Setup, seconds: int) -> Load:
+def fire_checked(target: Target, file: Path, right: Rows, setup: Setup, seconds: int) -> Load:
+    """Send the bodies of a file for some seconds.
+
+    Raises:
+        WrongAnswerError: a failed or wrong answer.
+    """
     load = fire(target, file, connections=setup.connections, seconds=seconds, core=setup.load_core)
     wrong = wrong_answers(load, right)
     if wrong or load.failures or load.socket_errors or not load.requests:

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from bench.binary import binary_rows
 from bench.comparison import Comparison, Setup, baseline, faster, many_rows, median_ms, single_rows, slower
+from bench.limits import limits
 from bench.load.wrk import Target
 from bench.models import Subject, nothing, onnx_trees, sklearn_trees, small_graph
 from bench.report import Measure, finish, unmeasured
@@ -29,7 +31,8 @@ BARE = "bench.baselines.bare_asgi"
 BY_HAND = "bench.baselines.fastapi_sklearn"
 ROWS = 20_000
 """Number of different rows in the requests, which cycle through them."""
-PARTS = ("trees", "cells", "isolated", "memory")
+Part = Callable[[Path, Setup], list[Measure]]
+PARTS = ("limits", "trees", "cells", "isolated", "memory")
 
 
 def trees(folder: Path, setup: Setup) -> list[Measure]:
@@ -140,8 +143,9 @@ def records(service: Service, subject: Subject, comparisons: list[Comparison], m
 def main() -> int:
     """Measure, print, write; exit status 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=5, help="length of each round")
+    parser.add_argument("--sustained", type=int, default=120, help="seconds of the long load of the part `limits`")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="parts of the table")
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
@@ -149,7 +153,8 @@ def main() -> int:
     setup = Setup(arguments.rounds, arguments.seconds)
     print(f"load average before: {os.getloadavg()[0]:.1f} (near 0 is quiet)", flush=True)
     measures: list[Measure] = []
-    for part, run in zip(PARTS, (trees, cells, isolated, memory), strict=True):
+    against_limits: Part = partial(limits, sustained_s=arguments.sustained)
+    for part, run in zip(PARTS, (against_limits, trees, cells, isolated, memory), strict=True):
         if part in arguments.only:
             with tempfile.TemporaryDirectory() as folder:
                 measures += run(Path(folder), setup)

@@ -21,6 +21,7 @@ class Measure:
         target: the target as text; None for a figure without one.
         met: whether the target was reached; None without a target, or if the figure could not be measured.
         command: the command that repeats the measurement; set by `write`.
+        interval: the 95 % bootstrap interval over the rounds: of `ratio`, or without a baseline of `value`.
     """
 
     measure: str
@@ -31,6 +32,7 @@ class Measure:
     target: str | None = None
     met: bool | None = None
     command: str = ""
+    interval: tuple[float, float] | None = None
 
 
 def unmeasured(name: str, target: str, reason: str) -> Measure:
@@ -57,13 +59,14 @@ def finish(name: str, measures: list[Measure], *, whole: bool = True) -> int:
 
 def table(measures: list[Measure]) -> str:
     """The measures as aligned text, one per line."""
-    head = ("measure", "value", "baseline", "ratio", "target", "met")
+    head = ("measure", "value", "baseline", "ratio", "95 %", "target", "met")
     rows = [
         (
             measure.measure,
             f"{_short(measure.value)} {measure.unit}".strip(),
             _short(measure.baseline),
             "" if measure.ratio is None else f"{measure.ratio:.2f} x",
+            "" if measure.interval is None else "{:.3g} to {:.3g}".format(*measure.interval),
             measure.target or "",
             {True: "yes", False: "NO", None: ""}[measure.met],
         )

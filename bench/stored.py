@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,28 +25,44 @@ class Stored:
     wrong: int
 
 
+class Shipped:
+    """Counts the records of one endpoint in the files below a home folder. Each file is read once."""
+
+    def __init__(self, home: Path, endpoint: str) -> None:
+        self._home, self._endpoint = home, endpoint
+        self._known: dict[Path, int] = {}
+
+    def wait(self, expected: int, timeout_s: float = 30.0) -> float | None:
+        """Wait until all `expected` records are in the blob store; return the seconds that it took, None at the timeout.
+
+        A file that is being shipped exists at both ends for a moment, so nothing is counted before the gateway's own folder is
+        empty: a record that remains twice is counted twice.
+        """
+        begun = time.monotonic()
+        while (waited := time.monotonic() - begun) < timeout_s:
+            if not any((self._home / "gateway" / "records").glob("*.parquet")) and self.count() >= expected:
+                return waited
+            time.sleep(0.2)
+        return None
+
+    def count(self) -> int:
+        """The records with an answer that exist now."""
+        counts = {path: table.num_rows for path, table in _tables(self._home, self._endpoint, ["endpoint"], self._known)}
+        self._known = {path: rows for path, rows in self._known.items() if path.exists()} | counts
+        return sum(self._known.values())
+
+
 def wait_for_records(home: Path, subject: Subject, expected: int, timeout_s: float = 30.0) -> Stored:
-    """The endpoint's records once all `expected` ones are shipped, or those that exist at the timeout.
-
-    A file that is being shipped exists at both ends for a moment, so nothing is counted before the gateway's own folder is empty:
-    a record that remains twice is counted twice.
-    """
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if not any((home / "gateway" / "records").glob("*.parquet")) and _count(home, subject.name) >= expected:
-            break
-        time.sleep(0.5)
-    return Stored(_count(home, subject.name), _wrong(home, subject))
-
-
-def _count(home: Path, endpoint: str) -> int:
-    return sum(table.num_rows for table in _tables(home, endpoint, ["endpoint"]))
+    """The endpoint's records once all `expected` ones are shipped, or those that exist at the timeout."""
+    shipped = Shipped(home, subject.name)
+    shipped.wait(expected, timeout_s)
+    return Stored(shipped.count(), _wrong(home, subject))
 
 
 def _wrong(home: Path, subject: Subject) -> int:
     right = {row.tobytes(): answer for row, answer in zip(subject.rows, subject.right, strict=True)}
     wrong = 0
-    for table in _tables(home, subject.name, ["endpoint", "inputs", "outputs", "rows"]):
+    for _, table in _tables(home, subject.name, ["endpoint", "inputs", "outputs", "rows"]):
         for batch in table.to_batches():
             for inputs, outputs in zip(batch["inputs"].to_pylist(), batch["outputs"].to_pylist(), strict=True):
                 asked = np.array(msgspec.json.decode(inputs)["instances"], dtype=subject.rows.dtype)
@@ -56,17 +72,20 @@ def _wrong(home: Path, subject: Subject) -> int:
     return wrong
 
 
-def _tables(home: Path, endpoint: str, columns: list[str]) -> Iterator[pa.Table]:
-    """The records with an answer in every file below the home folder, shipped or not.
+def _tables(home: Path, endpoint: str, columns: list[str], known: Container[Path] = ()) -> Iterator[tuple[Path, pa.Table]]:
+    """The records with an answer in every file below the home folder, shipped or not, without the `known` files.
 
     If a caller hangs up before the answer, as wrk does when it stops, the record has no answer.
     """
     for path in sorted(home.rglob("*")):
         try:
-            if not path.is_file() or path.open("rb").read(4) != b"PAR1" or path.name.startswith("."):
+            if path in known or path.name.startswith(".") or not path.is_file():
                 continue
+            with path.open("rb") as handle:
+                if handle.read(4) != b"PAR1":
+                    continue
             table = pq.read_table(path, columns=[*columns, "code"], partitioning=None)
         except FileNotFoundError:
             continue  # shipped in the meantime: the next look finds it in the blob store
         answered = pa.compute.and_(pa.compute.equal(table["endpoint"], endpoint), pa.compute.equal(table["code"], "ok"))
-        yield table.filter(answered)
+        yield path, table.filter(answered)

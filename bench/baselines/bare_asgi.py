@@ -23,46 +23,70 @@ class Question(msgspec.Struct):
 
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+Run = Callable[[list[list[float]]], list[dict[str, Any]]]
+decode = msgspec.json.Decoder(Question).decode
+encode = msgspec.json.Encoder().encode
 
 
-def application(model: str) -> Application:
-    """The ASGI function for a model file with one float32 input and the outputs "label" and "probabilities"."""
+def session_run(model: str) -> Run:
+    """The function from rows to answers of a model file with one float32 input and the outputs "label" and "probabilities"."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    decode = msgspec.json.Decoder(Question).decode
-    encode = msgspec.json.Encoder().encode
 
-    async def serve(_scope: Any, receive: Any, send: Any) -> None:
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            body += message["body"]
-            more = message.get("more_body", False)
-        rows = np.array(decode(body).instances, dtype=np.float32)
-        labels, probabilities = session.run(["label", "probabilities"], {name: rows})
-        answers = [
+    def run(rows: list[list[float]]) -> list[dict[str, Any]]:
+        labels, probabilities = session.run(["label", "probabilities"], {name: np.array(rows, dtype=np.float32)})
+        return [
             {"label": label, "probabilities": row} for label, row in zip(labels.tolist(), probabilities.tolist(), strict=True)
         ]
-        reply = encode({"predictions": answers})
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(reply)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": reply})
+
+    return run
+
+
+async def read(receive: Any) -> list[list[float]]:
+    """The rows of a request."""
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message.get("more_body", False)
+    return decode(body).instances
+
+
+async def reply(send: Any, answers: list[dict[str, Any]]) -> None:
+    """Send the answers to a request."""
+    body = encode({"predictions": answers})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def application(model: str) -> Application:
+    """The ASGI function for a model file: one run for each request."""
+    run = session_run(model)
+
+    async def serve(_scope: Any, receive: Any, send: Any) -> None:
+        await reply(send, run(await read(receive)))
 
     return serve
 
 
-if __name__ == "__main__":
+def listen(serve: Application, port: int) -> None:
+    """Serve an ASGI function on a port of this machine until the process is ended."""
     uvicorn.run(
-        application(sys.argv[1]),
+        serve,
         host="127.0.0.1",
-        port=int(sys.argv[2]),
+        port=port,
         loop="uvloop",
         http="httptools",
         access_log=False,
         lifespan="off",
         log_level="warning",
     )
+
+
+if __name__ == "__main__":
+    listen(application(sys.argv[1]), int(sys.argv[2]))

@@ -66,6 +66,11 @@ def _bento(start: Start) -> list[str]:
     return [str(start.bin / "bentoml"), "serve", "bentoml_server:Cells", "--working-dir", str(SERVERS), *listen]
 
 
+def _mosec(start: Start) -> list[str]:
+    listen = ["--address", "127.0.0.1", "--port", str(start.port)]
+    return [str(start.bin / "python"), str(SERVERS / "mosec_server.py"), *listen]
+
+
 def _mlflow_save(start: Start) -> None:
     from bench.peers.environment import run
 
@@ -138,6 +143,16 @@ PEERS = {
             _tensor_bodies,
             _tensor_read,
             _mlserver_settings,
+        ),
+        Peer("mosec", "mosec", ("mosec",), _mosec, "/inference", environment=lambda start: {"MODEL": str(start.model)}),
+        Peer(
+            "PyTriton",
+            "nvidia-pytriton",
+            ("nvidia-pytriton",),
+            _script("pytriton_server.py"),
+            "/v2/models/cells/infer",
+            _tensor_bodies,
+            _tensor_read,
         ),
     )
 }

@@ -14,6 +14,7 @@ from bench.peers.environment import NotAvailableError, run
 ANSWERS = {
     "MLflow": '"predictions": [[0.25, 0.75]]}',
     "MLServer": '{"outputs": [{"name": "predict_proba", "shape": [1, 2], "data": [0.25, 0.75]}]}',
+    "PyTriton": '{"model_name":"cells","outputs": [{"name": "predict_proba", "shape": [1, 2], "data": [0.25, 0.75]}]}',
 }
 PLAIN = '"predictions":[{"label":1,"probabilities":[0.25,0.75]}]}'
 

@@ -95,6 +95,6 @@ def test_results_have_the_agreed_shape(tmp_path: Path) -> None:
     path = write("trial", measures, tmp_path)
     document = json.loads(path.read_text())
     assert [sorted(entry) for entry in document] == [
-        ["baseline", "command", "measure", "met", "ratio", "target", "unit", "value"]
+        ["baseline", "command", "interval", "measure", "met", "ratio", "target", "unit", "value"]
     ] * 2
     assert "NO" in table(measures).splitlines()[2]

@@ -18,8 +18,9 @@ from roadworthy.contract.record import count_records
 
 MAX_WAITING_BYTES = 64 << 20
 ROTATE_AFTER_S = 1.0
-ROTATE_BYTES = 8 << 20
-ROTATE_ROWS = 50_000
+ROTATE_BYTES = 32 << 20
+ROTATE_ROWS = 200_000
+"""A file costs the agent and the control plane about ten milliseconds, so only seconds with very many records make several."""
 
 _log = structlog.get_logger(__name__)
 

@@ -5,12 +5,13 @@ Bodies with private values are the exception: they are cleared one by one.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from roadworthy.agent.records.privacy import WITHHELD, Scrubber
-from roadworthy.contract.record import Pieces, PredictionRecord, RecordColumns
+from roadworthy.contract.record import Pieces, PredictionRecord, RecordColumns, RecordKind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +30,7 @@ def to_table(group: RecordColumns, scrubber: Scrubber | None) -> pa.Table:
     import pyarrow as pa
 
     count, kind = group.count, group.kind
-    columns = {name: pa.repeat(getattr(kind, name), count) for name in kind.__struct_fields__}
+    columns = {name: column.slice(0, count) for name, column in _shared(kind, 1 << (count - 1).bit_length()).items()}
     for name in _NUMBERS:
         columns[name] = pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(getattr(group, name))])
     columns["id"] = _pieces(group.ids, count, pa.string())
@@ -40,6 +41,14 @@ def to_table(group: RecordColumns, scrubber: Scrubber | None) -> pa.Table:
         columns["inputs"] = _pieces(group.inputs, count, pa.binary())
         columns["outputs"] = _pieces(group.outputs, count, pa.binary())
     return pa.table([columns[name] for name in _NAMES], names=list(_NAMES))
+
+
+@lru_cache(maxsize=16)
+def _shared(kind: RecordKind, count: int) -> dict[str, pa.Array]:
+    """The columns of the values that `count` records of a kind share."""
+    import pyarrow as pa
+
+    return {name: pa.repeat(getattr(kind, name), count) for name in kind.__struct_fields__}
 
 
 def _pieces(pieces: Pieces, count: int, kind: pa.DataType) -> pa.Array:
