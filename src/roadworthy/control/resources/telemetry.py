@@ -21,7 +21,7 @@ from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
 from roadworthy.control.resources.endpoints import endpoint_document, reach, step
-from roadworthy.control.resources.policies import LAYER_HINT, without_layers
+from roadworthy.control.resources.policies import NEEDED
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
@@ -162,7 +162,7 @@ def status(context: ControlContext, version: str) -> dict[str, Any]:
         "control": {"version": version, "epoch": epoch, "revision": revision, "log_lines_dropped": lines_dropped()},
         "alerts": [
             *_alerts(gateways.live(found, now), epoch, revision),
-            *_layer_alerts(gateways.live(found, now), documents),
+            *_plugin_alerts(gateways.live(found, now), documents),
         ],
         "packages_gone": [
             f"{entry.model}:{entry.version}"
@@ -201,17 +201,19 @@ def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list
     ]
 
 
-def _layer_alerts(live: Sequence[gateways.Gateway], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A gateway without a layer that an endpoint asks for. It holds the endpoint back, unless its release has no such layers."""
+def _plugin_alerts(live: Sequence[gateways.Gateway], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A gateway without a layer or a runner that an endpoint asks for. It holds the endpoint back, unless its release has none of
+    plug-ins."""
     return [
         {
-            "code": "layer-missing",
+            "code": needed.code,
             "gateway": gateway,
-            "text": f"{gateway} has not loaded the layer {layer} of endpoint {document['name']}",
-            "hint": LAYER_HINT,
+            "text": f"{gateway} has not loaded the {needed.noun} {name} of endpoint {document['name']}",
+            "hint": needed.hint,
         }
         for document in documents
-        for layer, lacking in without_layers(document["policy"].get("layers") or {}, live).items()
+        for needed in NEEDED
+        for name, lacking in needed.lacking(needed.named(document["policy"]), live).items()
         for gateway in lacking
     ]
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from roadworthy.foundation.errors import ModelFault
-from roadworthy.runtime.runners.runner import Executable
+from roadworthy.runtime.runners.runner import Loaded
 from roadworthy.schema.batch import Batch
 
 WRONG_COUNT = "wrong-output-count"
 
 
 class InlineRunner:
-    """Calls the package directly and checks its answers."""
+    """Calls what was loaded directly and checks its answers."""
 
-    __slots__ = ("_executable", "_run", "concurrent")
+    __slots__ = ("_loaded", "_run", "concurrent")
 
-    def __init__(self, executable: Executable) -> None:
-        self._executable = executable
-        self._run = executable.run
-        self.concurrent = executable.concurrent
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._run = loaded.run
+        self.concurrent = loaded.concurrent
 
     def run(self, batch: Batch) -> Batch:
         """Answer all rows.
@@ -40,7 +40,7 @@ class InlineRunner:
 
     def close(self) -> None:
         """Release the model's memory and threads."""
-        self._executable.close()
+        self._loaded.close()
 
 
 def _check_answer(answer: Batch, rows: int) -> None:

@@ -78,8 +78,9 @@ class RunnerProcess:
 
     def _answer(self, executable: Executable) -> int:
         signature = executable.package.signature
-        greeting = Greeting(self._start.digest, os.getpid(), executable.runtime, signature.to_document())
-        joining = Joining(Watched(InlineRunner(executable), self._state), self._start.max_rows, self._keep_signals)
+        start = self._start
+        greeting = Greeting(start.digest, os.getpid(), executable.runtime, signature.to_document(), runner=start.runner)
+        joining = Joining(Watched(InlineRunner(executable), self._state), start.max_rows, self._keep_signals)
         self._state.move(state.READY)
         self._keep_signals()
         gc.collect()
