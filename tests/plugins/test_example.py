@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -18,7 +18,7 @@ from roadworthy.contract.telemetry import WorkerReport
 from tests.control_plane import FakeGateway
 from tests.plugins.installed import DISTRIBUTION, EXAMPLE, Environment
 from tests.traffic import Traffic
-from tests.waiting import DEADLINE_S, NO_TLS, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, dawdle, eventually
 
 PACK = """
 import sys
@@ -29,6 +29,7 @@ from roadworthy_example import Linear
 rows = np.random.default_rng(1).normal(size=(60, 2))
 for name in ("inline", "isolated"):
     rw.pack(Linear((1.0, -2.0), 0.5), name=name, inputs=rows, out=sys.argv[1])
+rw.pack(lambda given: given.sum(axis=1), name="coded", inputs=rows, out=sys.argv[1])
 for number, slope in enumerate((1.0, 100.0, 1.001, -1.0)):  # the second leaves the range below; the last has another sign
     rw.pack(Linear((slope, 0.0)), name="ranged", inputs=rows, out=f"{sys.argv[1]}/ranged{number}")
 """
@@ -90,11 +91,11 @@ def told(environment: Environment, *arguments: str) -> Any:
 def test_what_the_settings_name_is_loaded(environment: Environment) -> None:
     """Named it is loaded; not named it is shown and not imported."""
     states = {each["name"]: each["state"] for each in told(environment, "plugin", "list")}
-    ours = ("linear", "json-lines", "sqlite-blobs", "out_of_range", "sign", "limits")
-    assert {states[name] for name in (*ours, "scikit-learn", "slow", "fallback", "cache", "breaker")} == {"loaded"}
+    ours = ("linear", "json-lines", "sqlite-blobs", "out_of_range", "sign", "limits", "frugal")
+    assert {states[name] for name in (*ours, "scikit-learn", "slow", "fallback", "cache", "breaker", "inline")} == {"loaded"}
     source = "import sys; from roadworthy.cli.main import run; run(['plugin', 'list']); print('found', *sys.modules)"
     listed = environment.execute("-c", source, plugins=())
-    assert listed.stdout.count("not-named") == 6
+    assert listed.stdout.count("not-named") == 7
     assert "roadworthy_example" not in listed.stdout.rpartition("found")[2].split()
 
 
@@ -135,7 +136,7 @@ def test_a_long_body_is_read_by_a_reading_process(gateway: httpx.Client) -> None
 
 
 def test_packages_lie_in_its_store(gateway: httpx.Client, environment: Environment) -> None:
-    """The gateway fetched both from there, and the folder has neither."""
+    """The gateway fetched them from there, and the folder has none."""
     with closing(sqlite3.connect(environment.folder / "blobs.db")) as store:
         names = [name for (name,) in store.execute("SELECT name FROM blobs WHERE name LIKE 'packages/%'")]
     assert len(names) == 2
@@ -163,6 +164,34 @@ def test_its_layer_keeps_answers_within_limits(gateway: httpx.Client, environmen
     assert told(environment, "describe", endpoint)["policy"]["layers"] == {}
 
 
+@pytest.mark.parametrize("model", ["inline", "coded"])
+def test_its_runner_executes_versions(
+    gateway: httpx.Client, environment: Environment, packages: dict[str, Path], model: str
+) -> None:
+    """In one confined process, which the agent keeps, however many the policy asks for. It isolates, so it gets code too."""
+    if model == "coded":
+        digest = told(environment, "inspect", str(packages[model]))["digest"]
+        told(environment, "push", str(packages[model]), "--allow-code", digest)
+    endpoint = f"frugal-{model}"
+    parameters = ("--set", "placement.where=frugal", "--set", "placement.copies=3")
+    told(environment, "deploy", f"{model}:1", "--endpoint", endpoint, *parameters)
+    digest = told(environment, "describe", endpoint)["digest"]
+
+    def placement() -> Any:
+        (each,) = told(environment, "status")["gateways"]
+        (state,) = [state for worker in each["workers"] for state in worker["versions"] if state["digest"] == digest]
+        return state["placement"].startswith("frugal") and (state["placement"], state["processes"])
+
+    assert eventually(placement, "the version runs there") == ("frugal: asked for; copies 1, threads 1", 1)
+    rows = [[float(number), 1.0] for number in range(200)]
+    answer = gateway.post(f"/v1/models/{endpoint}:predict", json={"instances": rows})
+    assert answer.json()["predictions"] == [row[0] - 1.5 if model == "inline" else sum(row) for row in rows], answer.text
+    refused = environment.command("deploy", f"{model}:1", "--endpoint", endpoint, "--set", "placement.where=hasty", "--json")
+    document = json.loads(refused.stdout or refused.stderr)
+    assert (document["code"], "auto, inline, process or frugal" in document["error"]) == ("invalid-policy", True)
+    told(environment, "undeploy", endpoint)
+
+
 @pytest.mark.parametrize(
     ("parameters", "code", "text"),
     [
@@ -184,27 +213,59 @@ def test_the_control_plane_refuses_a_layer(
     assert text in document["error"]
 
 
-def test_a_gateway_without_the_layer_is_named(gateway: httpx.Client, environment: Environment) -> None:
-    """A deployment that adds the layer is refused while a live gateway has not loaded it, and the status names it when it comes
-    later."""
-    words = ("deploy", "inline:1", "--endpoint", "named", "--set", "layers.limits.output=prediction")
-    words += ("--set", "layers.limits.low=0", "--json")
+class Elsewhere(Traffic):
+    """Another gateway, which reports what its worker has loaded again and again, so that it stays live."""
+
+    def __init__(self, internal: httpx.Client) -> None:
+        super().__init__()
+        self._gateway = FakeGateway(internal, "other")
+        self._worker = WorkerReport(0, 1, "w", None, 0, 0)
+        self._reports = 0
+
+    def call(self) -> None:
+        """Report."""
+        assert self._gateway.report(workers=(self._worker,)).status_code == 200
+        self._reports += 1
+        dawdle(0.2)
+
+    def loads(self, **plugins: tuple[str, ...]) -> None:
+        """Report exactly these plug-ins from now on; returns when the control plane knows."""
+        self._worker, before = WorkerReport(0, 1, "w", None, 0, 0, **cast("Any", plugins)), self._reports
+        eventually(lambda: self._reports >= before + 2, "it has reported them")
+
+
+@pytest.mark.parametrize(
+    ("noun", "name", "assignments"),
+    [
+        ("layer", "limits", ("layers.limits.output=prediction", "layers.limits.low=0")),
+        ("runner", "frugal", ("placement.where=frugal",)),
+    ],
+)
+def test_a_gateway_without_the_plug_in_is_named(
+    gateway: httpx.Client, environment: Environment, noun: str, name: str, assignments: tuple[str, ...]
+) -> None:
+    """A deployment that adds the layer or the runner is refused while a live gateway has not loaded it, and the status names the
+    gateway when it comes later."""
+    endpoint, code = f"named-{noun}", f"{noun}-missing"
+    assigned = [word for each in assignments for word in ("--set", each)]
+    words = ("deploy", "inline:1", "--endpoint", endpoint, *assigned, "--json")
     context = json.loads((environment.folder / "home" / "context.json").read_text())
     key = told(environment, "key", "create", "--role", "gateway")["key"]
-    with httpx.Client(base_url=context["control_url"], headers={"authorization": f"Bearer {key}"}) as internal:
-        other = FakeGateway(internal, "other")
-        other.ready()
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=context["control_url"], headers=headers) as internal, Elsewhere(internal) as other:
+        other.loads()
         refused = environment.command(*words)
         document = json.loads(refused.stdout or refused.stderr)
-        (lacking,) = document["layers"]["limits"]
-        assert (document["code"], lacking.endswith("other")) == ("layer-missing", True)
-        layers = WorkerReport(0, 1, "w", None, 0, 0, layers=("limits",))
-        assert other.report(workers=(layers,)).status_code == 200
-        assert environment.command(*words).returncode == 0
-        other.ready()
-        alerts = [each for each in told(environment, "status")["alerts"] if each["code"] == "layer-missing"]
-        assert [(each["gateway"], "limits of endpoint named" in each["text"]) for each in alerts] == [(lacking, True)]
-        assert "layer-missing" in environment.command("status").stdout
+        (lacking,) = document[f"{noun}s"][name]
+        assert (document["code"], lacking.endswith("other")) == (code, True)
+        other.loads(layers=("limits",), runners=("frugal",))
+        assert environment.command(*words, "--no-wait").returncode == 0
+        other.loads()
+        alerts = [each for each in told(environment, "status")["alerts"] if each["code"] == code]
+        assert [(each["gateway"], f"{name} of endpoint {endpoint}" in each["text"]) for each in alerts] == [(lacking, True)]
+        assert code in environment.command("status").stdout
+        other.loads(layers=("limits",), runners=("frugal",))
+    told(environment, "undeploy", endpoint)
 
 
 def test_a_content_type_that_no_codec_reads_is_refused(gateway: httpx.Client) -> None:

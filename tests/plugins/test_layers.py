@@ -18,7 +18,7 @@ from roadworthy.contract.evidence import PairCount, RolloutCounts
 from roadworthy.contract.policy import BreakerPolicy, CachePolicy, Fallback, Policy
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, RolloutEntry, Snapshot, VariantEntry
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
-from roadworthy.control.resources.policies import merged, without_layers
+from roadworthy.control.resources.policies import LAYERS, merged
 from roadworthy.foundation import plugins
 from roadworthy.foundation.errors import InvalidRequest, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
@@ -190,8 +190,8 @@ def test_gateways_of_the_release_before_pass_over_layers() -> None:
     assert cast("Any", msgspec.json.decode(msgspec.json.encode(policy), type=known)).timeout_ms == 7
     workers = [WorkerReport(0, 1, "b", "e", 1, 1, layers=layers) for layers in (("inner", "outer"), ("outer",), ())]
     live = [Gateway(f"gw-{number}", "b", 1, 1, (worker,), 0) for number, worker in enumerate(workers)]
-    assert without_layers(["outer", "inner"], live) == {"outer": ["gw-2"], "inner": ["gw-1", "gw-2"]}
-    assert without_layers([], live) == without_layers(["outer"], live[:2]) == {}
+    assert LAYERS.lacking(["outer", "inner"], live) == {"outer": ["gw-2"], "inner": ["gw-1", "gw-2"]}
+    assert LAYERS.lacking([], live) == LAYERS.lacking(["outer"], live[:2]) == {}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from roadworthy_example import Linear
 from roadworthy_example.blobs import STORES
 from roadworthy_example.codec import JsonLines, write_lines
 from roadworthy_example.framework import FRAMEWORK
+from roadworthy_example.frugal import MOST_ROWS, RUNNER
 from roadworthy_example.limits import LAYER, Limits, limited
 from roadworthy_example.signals import OUT_OF_RANGE, SIGN
 
@@ -18,7 +19,7 @@ from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
-from roadworthy.testing import blobs, codecs, frameworks, layers, signals
+from roadworthy.testing import blobs, codecs, frameworks, layers, runners, signals
 
 allow(["roadworthy-example"])
 
@@ -69,6 +70,19 @@ def test_signals(check: signals.Check, case: signals.SignalCase) -> None:
 def test_layer(check: layers.Check) -> None:
     """The layer does what every layer must do."""
     check(layers.LayerCase(LAYER, {"output": "y", "low": 0.0}))
+
+
+@pytest.mark.parametrize("check", runners.CHECKS, ids=runners.check_name)
+def test_runner(check: runners.Check) -> None:
+    """The runner does what every runner must do."""
+    check(runners.RunnerCase(RUNNER))
+
+
+def test_long_requests_run_in_parts() -> None:
+    """None with more rows than the limit."""
+    version = runners.Version()
+    RUNNER.runner(version, 1).run(runners.rows_of(2 * MOST_ROWS + 1))
+    assert version.rows == [MOST_ROWS, MOST_ROWS, 1]
 
 
 def test_limits() -> None:

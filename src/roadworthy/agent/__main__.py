@@ -37,6 +37,7 @@ from roadworthy.agent.sync.shipping import Frames, GatewayState, Shipping
 from roadworthy.agent.sync.sync import Sync
 from roadworthy.agent.worker_registry import WorkerRegistry, serves_earlier
 from roadworthy.contract.local import read_part
+from roadworthy.contract.runners import runs_in_worker
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import UNLOADED
 from roadworthy.foundation.child import (
@@ -53,7 +54,7 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.keys import key_id
 from roadworthy.foundation.slab import GAUGE, READY, SlabReader, SlotWriter
 from roadworthy.runtime.logs import configure_logs, lines_dropped
-from roadworthy.runtime.placement import PROCESS, placer
+from roadworthy.runtime.placement import placer
 from roadworthy.schema.signature import Signature
 from roadworthy.serving.health.pressure import measure
 from roadworthy.serving.metrics import Totals, WorkerMetrics, executing, read_totals, suspects
@@ -239,7 +240,7 @@ def _wire_runners(
         if rule:  # needed as long as a worker serves by an earlier snapshot
             return any(serves_earlier(report, runners.revision) for report in registry.reports())
         versions = (version for report in registry.reports() for version in report.versions if version.digest == digest)
-        reported = any(version.state != UNLOADED and (version.placement or PROCESS).startswith(PROCESS) for version in versions)
+        reported = any(version.state != UNLOADED and not runs_in_worker(version.placement or "") for version in versions)
         return reported or digest in _in_flight(reader)  # requests waiting in a worker must still be answered
 
     def on_message(message: dict[str, Any]) -> None:

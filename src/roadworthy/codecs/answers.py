@@ -57,7 +57,7 @@ class Answers:
 
     def encode_part(self, part: Batch) -> bytes:
         """One part of an answer as JSON, the same as a whole answer."""
-        return written(self._write_json(Answer(part, 0, part.rows))).body
+        return written(self.write_json(Answer(part, 0, part.rows))).body
 
     def encode(self, answer: Answer, decoded: Decoded) -> Encoded:
         """The whole answer in the form that was chosen."""

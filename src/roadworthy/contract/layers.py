@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from roadworthy.foundation.documents import INVALID, Fault, Reader
 from roadworthy.foundation.errors import InvalidRequest
-from roadworthy.foundation.plugins import LAYERS, allowed, plugins
+from roadworthy.foundation.plugins import LAYERS, foreign
 from roadworthy.schema.signature import Signature
 
 OWN_LAYERS = ("fallback", "cache", "breaker")
@@ -47,9 +47,7 @@ class LayerDeclaration(Protocol):
 
 def plugin_layers() -> Mapping[str, LayerDeclaration]:
     """The layers of plug-ins by name. Imports nothing where the settings name no plug-in."""
-    if not allowed():
-        return {}
-    return {name: layer for name, layer in plugins(LAYERS).items() if name not in OWN_LAYERS}
+    return foreign(LAYERS)
 
 
 def read_layers(reader: Reader, layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from roadworthy.contract.runners import AUTO, runner_names
 from roadworthy.foundation.documents import Bounds, OneOf
 
-PLACES = ("auto", "inline", "process")
 FALLBACKS = ("version", "rule", "cached", "static")
 INTEGER_UNITS = ("s", "ms", "us", "ns")
 MOST_FALLBACKS = 8
@@ -34,15 +34,16 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the endpoint's versions execute.
 
     Attributes:
-        where: "inline" in each worker, "process" in runner processes that all workers of a machine share, "auto" by measured cost
-            and trust.
+        where: the name of a kind of runner (`contract/runners.py`), such as "inline" in each worker or "process" in runner
+            processes that all workers of a machine share; "auto" by measured cost and trust. Earlier releases execute in
+            workers what names a kind of a plug-in.
         copies: runner processes of each version; None for as many as the measured cost requires.
         threads: threads of each native pool in a runner; None for one.
         memory_mb: a runner that grows beyond this is killed, and its version gets a crash; None for no bound.
         hang_s: a runner whose run lasts longer than this is killed; None for twice the endpoint's timeout, at least 10 s.
     """
 
-    where: Annotated[str, OneOf(PLACES)] = "auto"
+    where: Annotated[str, OneOf((AUTO,), runner_names)] = AUTO
     copies: Annotated[int, Bounds(1, 256)] | None = None
     threads: Annotated[int, Bounds(1, 1_024)] | None = None
     memory_mb: Annotated[int, Bounds(1, 1 << 24)] | None = None

@@ -68,7 +68,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     dropped since the boot. The agent adds these.
 
     `signals` are those that it counts in the outcomes of requests; None from gateways of releases that count COUNTED_BEFORE.
-    `layers` names the layers of plug-ins that the worker has loaded; a worker of a release without them reports none.
+    `layers` and `runners` name the layers and the kinds of runners of plug-ins that the worker has loaded; a worker of a release
+    without them reports none.
     """
 
     slot: Count
@@ -85,6 +86,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     signals: tuple[Signal, ...] | None = None
     layers: tuple[Name, ...] = ()
     refused: tuple[Name, ...] = ()
+    runners: tuple[Name, ...] = ()
 
 
 class RequestCount(msgspec.Struct, frozen=True):

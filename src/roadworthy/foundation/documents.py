@@ -46,9 +46,15 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """The values that a text may have."""
+    """The values that a text may have: those that are listed, and those that `more` finds in this process."""
 
-    known: tuple[str, ...]
+    listed: tuple[str, ...]
+    more: Callable[[], tuple[str, ...]] = tuple
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.listed, *self.more())
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,11 @@ MEMBER = "plugins"
 """The member of a start document that names the allowed distributions. `read_start_message` takes it out."""
 
 MOST_NAME = 64
-"""Characters of a layer's name, as in `WorkerReport.layers`."""
+"""Characters of the name of a layer or a runner, as in `WorkerReport`."""
 
 _MEDIA_TYPE = re.compile(rb"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+_PLACES = ("auto", "isolated")  # what placement understands besides the names of runners
 _SIGNAL = re.compile(r"(?!drawn$)[a-z][a-z0-9_]{0,62}")  # all first attempts are counted as "drawn"
 _log = logging.getLogger(__name__)
 
@@ -101,12 +102,26 @@ def _check_layer(layer: Any) -> Iterable[object]:
     return ()
 
 
+def _check_runner(runner: Any) -> Iterable[object]:
+    """A runner claims nothing besides its name, which is a value of policies and goes over the wire. The agent confines the
+    processes that it keeps, and nothing else, so a runner isolates exactly when it has such processes."""
+    if len(runner.name) > MOST_NAME or not _NAME.fullmatch(runner.name) or runner.name in _PLACES:
+        raise ValueError(f"a runner's name is like my-runner, {MOST_NAME} characters at most, not {runner.name!r:.80}")
+    if not isinstance(runner.isolates, bool):
+        raise TypeError(f"`isolates` must be True or False, not {runner.isolates!r:.60}")
+    if runner.isolates != hasattr(runner, "processes"):
+        has = "has no `processes` for the agent to keep" if runner.isolates else "has `processes`, which the agent isolates"
+        raise ValueError(f"it declares isolates = {runner.isolates}, and {has}")
+    return ()
+
+
 FRAMEWORKS = Kind("frameworks", 1, ("name", "recognises", "answer", "categories", "save", "load"), _suffixes)
 CODECS = Kind("codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types)
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
 SIGNALS = Kind("signals", 1, ("name", "kind", "event", "compares", "allowed"), _check_signal)
 LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _check_layer)
-KINDS = (FRAMEWORKS, CODECS, BLOBS, SIGNALS, LAYERS)
+RUNNERS = Kind("runners", 1, ("name", "isolates", "runner"), _check_runner)
+KINDS = (FRAMEWORKS, CODECS, BLOBS, SIGNALS, LAYERS, RUNNERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +200,14 @@ def plugins(kind: Kind) -> Mapping[str, Any]:
     if not found:
         raise _incomplete(f"no entry points in the group {kind.group}")
     return MappingProxyType(found)
+
+
+def foreign(kind: Kind) -> Mapping[str, Any]:
+    """The loaded plug-ins of one kind that other distributions provide, by name. Imports nothing where none is allowed."""
+    if not _allowed:
+        return {}
+    found = plugins(kind)
+    return {plugin.name: found[plugin.name] for plugin, _ in _read(kind) if plugin.state == LOADED and plugin.distribution != OWN}
 
 
 def survey() -> list[Plugin]:

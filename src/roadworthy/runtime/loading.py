@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import structlog
@@ -12,7 +12,7 @@ import structlog
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.foundation.confine.plan import not_confined
 from roadworthy.foundation.errors import PackageRefused
-from roadworthy.runtime.runners.runner import Executable
+from roadworthy.runtime.runners.runner import Executable, kind_named
 
 if TYPE_CHECKING:
     from roadworthy.package.package import Package
@@ -55,6 +55,29 @@ def rule_loader(folder: Path, name: str) -> Loader:
         return rule
 
     return load
+
+
+def run_by(load: Loader, runner: str, threads: int) -> Loader:
+    """A loader of what the kind of runner with that name makes of a package. Through that of a plug-in the golden examples are
+    replayed again. It also raises whatever the plug-in raises, and RoadworthyError "runner-missing"."""
+
+    def load_for_runner(entry: PackageEntry) -> Executable:
+        kind = kind_named(runner)
+        executable = load(entry)
+        try:
+            loaded = kind.runner(executable, threads)
+            if loaded is not executable:
+                from roadworthy.package.construct import Constructed
+                from roadworthy.package.prove import prove
+
+                executable = proved = Constructed(cast("Package", executable.package), executable.runtime, loaded)
+                prove(proved)
+        except BaseException:
+            executable.close()
+            raise
+        return executable
+
+    return load_for_runner
 
 
 def without_code(load: Loader, why: PackageRefused | None = None) -> Loader:

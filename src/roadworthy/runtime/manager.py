@@ -1,8 +1,8 @@
 """Loads, proves and unloads versions while requests go on. `serving/reload.py` says which are wanted, and hears of changes.
 
-An inline version is loaded in a thread of this process, one package at a time. An isolated version is loaded by its runner
-processes, and this process waits for them. A version is READY after its golden examples passed where it executes. A version that
-is no longer wanted takes no new requests, and is closed when its last lease is given back.
+A version is loaded in a thread of this process, one package at a time, unless its kind of runner isolates: then its runner
+processes load it, and this process waits for them. A version is READY after its golden examples passed where it executes. A
+version that is no longer wanted takes no new requests, and is closed when its last lease is given back.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from functools import partial
 from pathlib import Path
 
 from roadworthy.contract.policy import Batching, Policy
+from roadworthy.contract.runners import INLINE
 from roadworthy.contract.snapshot import PackageEntry
 from roadworthy.contract.telemetry import VersionState, sentence
 from roadworthy.foundation.errors import RoadworthyError, Unavailable
 from roadworthy.runtime.lease import Leases
-from roadworthy.runtime.loading import Loader
+from roadworthy.runtime.loading import Loader, run_by
 from roadworthy.runtime.pending import PendingRequest
-from roadworthy.runtime.placement import INLINE, LEAST_HANG_S, PROCESS, Place, Placed
+from roadworthy.runtime.placement import LEAST_HANG_S, Place, Placed
 from roadworthy.runtime.policy import Forget, Load, State, Unload, next_action
 from roadworthy.runtime.queue.batching import Batcher
 from roadworthy.runtime.runners.inline import InlineRunner
@@ -254,12 +255,13 @@ class Manager:
             await self._bring_in_at(entry, placed, policies)
 
     async def _bring_in_at(self, entry: PackageEntry, placed: Placed, policies: tuple[Policy, ...]) -> None:
-        if placed.where == PROCESS and self._isolation is not None:
+        if placed.isolated and self._isolation is not None:
             self._await_runners(entry, placed, self._isolation)
             return
         loop = asyncio.get_running_loop()
         try:
-            executable = await loop.run_in_executor(self._thread, self._load, entry)
+            load = run_by(self._load, placed.where, placed.threads)
+            executable = await loop.run_in_executor(self._thread, load, entry)
         except RoadworthyError as error:
             self._note_failure(entry.digest, error, error.code, error.message)
         except BaseException as error:
@@ -295,7 +297,7 @@ class Manager:
         if awaited is None:
             return
         greeting, refusal = awaited.batcher.ready, awaited.batcher.refusal
-        if greeting is not None:
+        if greeting is not None and greeting.runner == awaited.placed.where:  # not of a process that is being replaced
             awaited.alarm.cancel()
             del self._awaited[digest]
             signature = Signature.from_document(greeting.signature)

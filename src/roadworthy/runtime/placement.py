@@ -1,4 +1,4 @@
-"""Decides where a version executes: inline in each worker, or isolated in runner processes that all workers of the machine share.
+"""Decides which kind of runner executes a version: in each worker, or isolated in processes that all workers share.
 
 `decide` is pure: workers and the agent's keeper call it with the same snapshot and the same package on disk, so they agree
 without exchanging messages. docs/decisions/0004-runner-processes.md has the measurements behind the numbers.
@@ -15,9 +15,11 @@ from pathlib import Path
 import msgspec
 
 from roadworthy.contract.policy import Policy
+from roadworthy.contract.runners import AUTO, INLINE, PROCESS, plugin_runners, runner_names
 from roadworthy.contract.snapshot import PackageEntry, Snapshot
 from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.runtime.loading import package_folder
+from roadworthy.runtime.runners.runner import kind_named, processes_of
 
 SLOW_S = 0.002
 """A model that takes longer than this for one row would block a worker's event loop."""
@@ -25,7 +27,8 @@ ROWS_PER_S_OF_ONE = 100.0
 """One more copy for each 1/ROWS_PER_S_OF_ONE seconds that a single row takes, up to half of the processors."""
 LEAST_HANG_S = 10.0
 
-INLINE, PROCESS = "inline", "process"
+_ISOLATED = "isolated"
+"""As `placement.where`: any kind that isolates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,9 @@ class Placed:
     """Where a version executes, and why.
 
     Attributes:
-        where: INLINE or PROCESS.
+        where: the name of the kind of runner.
         reason: in words, shown by `roadworthy status`.
-        copies: number of runner processes. threads: bound of native thread pools in each.
+        copies: number of runner processes of an isolated version. threads: bound of native thread pools in each.
         memory_mb: memory bound of each; None for no bound. hang_s: a run that lasts longer ends its process; for an
             inline version see `Version.hangs`.
         max_rows: most rows of one joined run; None learns how many pay off.
@@ -76,13 +79,18 @@ class Placed:
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
 
+    @property
+    def isolated(self) -> bool:
+        """Whether processes that the agent keeps execute the version; else each worker loads it."""
+        return kind_named(self.where).isolates
+
     def summary(self) -> str:
         """The whole placement in one line, for reports."""
-        return str(self) if self.where == INLINE else f"{self}; copies {self.copies}, threads {self.threads}"
+        return f"{self}; copies {self.copies}, threads {self.threads}" if self.isolated else str(self)
 
     def same_place(self, other: Placed) -> bool:
         """Whether a version placed so would not have to be loaded again for `other`."""
-        return self.where == other.where and (self.where == INLINE or self.copies == other.copies)
+        return self.where == other.where and (not self.isolated or self.copies == other.copies)
 
     def of_rule(self) -> Placed:
         """Where each rule executes: in one process, within the bounds of a runner of the version."""
@@ -97,20 +105,25 @@ def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
     """Decide where the version executes.
 
     Args:
-        policies: of all endpoints that use it; empty counts as one policy with the defaults. Where they differ, isolation wins.
+        policies: of all endpoints that use it; empty counts as one policy with the defaults. Where they differ, isolation wins,
+            then a kind of runner of a plug-in.
         facts: about its package.
         cpus: number of processors of this machine.
+
+    Raises:
+        RoadworthyError: "runner-missing": this process has loaded none of the kinds that the policies name. "runner-failed".
     """
     asked = [policy.placement for policy in policies or (Policy(),)]
     where, reason = _where([placement.where for placement in asked], facts)
-    copies = [placement.copies for placement in asked if placement.copies is not None]
+    wanted = [placement.copies for placement in asked if placement.copies is not None]
+    copies = max(wanted, default=_copies(facts, cpus))
     threads = [placement.threads for placement in asked if placement.threads is not None]
     memory = [placement.memory_mb for placement in asked]
     joined = [policy.batching.max_rows for policy in policies]
     return Placed(
         where,
         reason if facts.withheld is None else f"{reason}; {facts.withheld}",
-        copies=max(copies, default=_copies(facts, cpus)),
+        copies=processes_of(kind_named(where), copies) or copies,
         threads=max(threads, default=1),
         memory_mb=None if None in memory else max(mb for mb in memory if mb is not None),
         hang_s=max(_hang_s(policy) for policy in policies or (Policy(),)),
@@ -120,17 +133,30 @@ def decide(policies: Sequence[Policy], facts: Facts, cpus: int = 1) -> Placed:
 
 
 def _where(asked: Sequence[str], facts: Facts) -> tuple[str, str]:
-    if PROCESS in asked:
-        return PROCESS, "asked for"
+    """The name of a kind of runner, and why. Only a kind that isolates gets what must not run inside a worker."""
+    named = _named(asked)
+    if named and kind_named(named[0]).isolates:
+        return named[0], "asked for"
     if facts.isolated is not None:
         return PROCESS, facts.isolated
-    if "auto" not in asked:
-        return INLINE, "asked for"
+    if AUTO not in asked:
+        return named[0], "asked for"
     if facts.carries_code:
         return PROCESS, "carries code"
     if facts.one_row_s is not None and facts.one_row_s > SLOW_S:
         return PROCESS, f"slow, {facts.one_row_s * 1e3:.1f} ms a row"
-    return INLINE, "fast and native"
+    return next(iter(named), INLINE), "fast and native"
+
+
+def _named(asked: Sequence[str]) -> list[str]:
+    """The kinds that the policies name, those that isolate first, and plug-ins' before ours. A kind that is unknown here might
+    isolate, so the other endpoints of the version get one that does."""
+    known, foreign = set(runner_names()), plugin_runners()
+    unknown = [name for name in asked if name not in known and name not in (AUTO, _ISOLATED)]
+    if len(unknown) == len(asked):
+        kind_named(unknown[0])  # raises
+    named = known.intersection(asked) | ({PROCESS} if unknown or _ISOLATED in asked else set())
+    return sorted(named, key=lambda name: (not kind_named(name).isolates, name not in foreign, name))
 
 
 def _copies(facts: Facts, cpus: int) -> int:
@@ -148,7 +174,8 @@ def _hang_s(policy: Policy) -> float:
 def policies_of(snapshot: Snapshot) -> Mapping[str, tuple[Policy, ...]]:
     """For each package of the snapshot, the policies that place it: those of endpoints whose split or fallback names it, else
     those of endpoints that serve another version of its model, so that a version has its place before it gets traffic. A version
-    that only gets mirrored requests is isolated: no caller may wait for it, nor lose a worker to it."""
+    that only gets mirrored requests is isolated, in the endpoint's own kind of runner if that isolates: no caller may wait for
+    it, nor lose a worker to it."""
     models = {package.digest: package.model for package in snapshot.packages}
     direct: dict[str, list[Policy]] = {}
     of_model: dict[str, list[Policy]] = {}
@@ -159,7 +186,7 @@ def policies_of(snapshot: Snapshot) -> Mapping[str, tuple[Policy, ...]]:
             direct.setdefault(digest, []).append(endpoint.policy)
         rollout = endpoint.rollout
         if rollout is not None and rollout.shadow:
-            direct.setdefault(rollout.canary, []).append(_isolated(endpoint.policy))
+            direct.setdefault(rollout.canary, []).extend((endpoint.policy, _isolated(endpoint.policy)))
         for model in {models[digest] for digest in digests if digest in models}:
             of_model.setdefault(model, []).append(endpoint.policy)
     return {digest: tuple(direct.get(digest) or of_model.get(model) or ()) for digest, model in models.items()}
@@ -179,7 +206,7 @@ def rules_of(snapshot: Snapshot) -> Mapping[str, frozenset[str]]:
 
 
 def _isolated(policy: Policy) -> Policy:
-    return msgspec.structs.replace(policy, placement=msgspec.structs.replace(policy.placement, where=PROCESS))
+    return msgspec.structs.replace(policy, placement=msgspec.structs.replace(policy.placement, where=_ISOLATED))
 
 
 def placer(folder: Path, confinement: str = REQUIRED) -> Place:

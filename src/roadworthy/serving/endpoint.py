@@ -12,6 +12,7 @@ import msgspec
 
 from roadworthy.contract.local import part_of
 from roadworthy.contract.policy import Fallback, Policy
+from roadworthy.contract.runners import AUTO, runner_names
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry
 from roadworthy.foundation.errors import InvalidInput, PackageInvalid
 from roadworthy.runtime.layers.fallback import CACHED, RULE, VERSION
@@ -107,8 +108,10 @@ def bind(
         head: makes the headers that name a version in each of its answers, from its label and the version.
 
     Raises:
-        Unbindable: a version is not ready or does not accept the endpoint's requests, or a layer of the policy is not available.
+        Unbindable: a version is not ready or does not accept the endpoint's requests, or a layer or the runner of the policy is
+            not available.
     """
+    _check_runner(entry.policy)
     try:
         signature = Signature.from_document(entry.signature)
     except PackageInvalid as error:
@@ -140,6 +143,12 @@ def bind(
         rules=tuple(part_of(variant.version.digest, name) for variant in variants for name in binding.rule_names),
         assignment=assignment,
     )
+
+
+def _check_runner(policy: Policy) -> None:
+    where = policy.placement.where
+    if where != AUTO and where not in runner_names():
+        raise Unbindable(f"its policy asks for a runner that is not loaded here: {where}", hopeless=True)
 
 
 @dataclass(frozen=True, slots=True)

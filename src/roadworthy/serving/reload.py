@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from roadworthy.contract.layers import plugin_layers
+from roadworthy.contract.runners import plugin_runners
 from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot
 from roadworthy.contract.telemetry import CONNECTED, FAILED, UNREACHABLE, VersionState, WorkerReport
 from roadworthy.runtime.layers.rules import Rules
@@ -192,6 +193,7 @@ class ServingState:
             signals=counted_here(),
             layers=tuple(plugin_layers()),
             refused=tuple(sorted(self._refused)),
+            runners=tuple(plugin_runners()),
         )
 
     def _with_health(self, state: VersionState) -> VersionState:

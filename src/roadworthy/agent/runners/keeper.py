@@ -32,7 +32,7 @@ from roadworthy.contract.snapshot import PackageEntry, Snapshot
 from roadworthy.foundation.confine.plan import Bounds
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.files import private_folder
-from roadworthy.runtime.placement import PROCESS, Place, Placed, policies_of, rules_of
+from roadworthy.runtime.placement import Place, Placed, policies_of, rules_of
 from roadworthy.runtime.runners.isolated import state as states
 from roadworthy.runtime.runners.isolated.launch import (
     LOAD_S,
@@ -312,6 +312,7 @@ class Runners:
             max_rows=copy.placed.max_rows,
             log_level=settings.log_level,
             confine=confinement(settings.folder, entry.digest, copy.address, settings.bounds, entry.grants),
+            runner=copy.placed.where,
         )
         document = runner_document(start)
         sign = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:8]
@@ -449,7 +450,7 @@ class Runners:
 
 def _isolated(entry: PackageEntry, placed: Placed, named: Collection[str]) -> Iterator[tuple[str, Placed]]:
     """The parts of the package that execute in isolation, and how: its named rules, and the version itself as ""."""
-    if placed.where == PROCESS:
+    if placed.isolated:
         yield "", placed
     if entry.leave is not None:
         yield from ((rule, placed.of_rule()) for rule in placed.rules if rule in named)

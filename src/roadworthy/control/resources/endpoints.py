@@ -40,7 +40,8 @@ def deploy(context: ControlContext, name: str, asked: Deployment, principal: Pri
 
     Raises:
         NotFound: "unknown-version", "blob-missing".
-        Conflict: "signature-incompatible", "generation-conflict", "rollout-running", "layer-missing".
+        Conflict: "signature-incompatible", "generation-conflict", "rollout-running", "layer-missing",
+            "runner-missing".
         InvalidRequest: "unknown-policy", "invalid-policy", "unknown-layer", "invalid-name", "invalid-reference".
     """
     check_name(name, "endpoint name")
@@ -71,22 +72,23 @@ def deploy(context: ControlContext, name: str, asked: Deployment, principal: Pri
 
 
 def _check_gateways(context: ControlContext, connection: Connection, before: Endpoint | None, policy: Mapping[str, Any]) -> None:
-    """Refuse a layer that is new on the endpoint unless every live worker has loaded it.
+    """Refuse a layer or a runner of a plug-in that is new on the endpoint unless every live worker has loaded it.
 
     Raises:
-        Conflict: "layer-missing".
+        Conflict: "layer-missing", "runner-missing".
     """
-    had = {} if before is None else before.policy.get("layers") or {}
-    added = [name for name in policy["layers"] if name not in had]
-    lacking = policies.without_layers(added, _live(context, connection)) if added else {}
-    if lacking:
-        name, ids = next(iter(lacking.items()))
-        raise Conflict(
-            f"{', '.join(ids[:8])} has not loaded the layer {name}",
-            code="layer-missing",
-            hint=policies.LAYER_HINT,
-            facts={"layers": lacking},
-        )
+    for needed in policies.NEEDED:
+        had = () if before is None else needed.named(before.policy)
+        added = [name for name in needed.named(policy) if name not in had]
+        lacking = needed.lacking(added, _live(context, connection)) if added else {}
+        if lacking:
+            name, ids = next(iter(lacking.items()))
+            raise Conflict(
+                f"{', '.join(ids[:8])} has not loaded the {needed.noun} {name}",
+                code=needed.code,
+                hint=needed.hint,
+                facts={f"{needed.noun}s": lacking},
+            )
 
 
 def check_bytes(context: ControlContext, connection: Connection, version: versions.Version) -> None:

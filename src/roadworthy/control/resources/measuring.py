@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from roadworthy.contract.evidence import OUTPUT_BINS
+from roadworthy.contract.runners import runs_in_worker
 from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.errors import NotFound, PackageInvalid
@@ -187,4 +188,4 @@ def _runs_inline(digest: str, workers: Iterable[WorkerReport]) -> bool:
         for state in worker.versions
         if state.digest == digest and state.state == READY and state.placement is not None
     ]
-    return bool(placements) and not any(placement.startswith("process") for placement in placements)
+    return bool(placements) and all(map(runs_in_worker, placements))

@@ -6,7 +6,8 @@ Types, bounds and choices are declared in `contract/policy.py`; docs/policies.md
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
@@ -14,6 +15,8 @@ from sqlalchemy import Connection
 
 from roadworthy.contract.layers import misfits, plugin_layers, read_layers
 from roadworthy.contract.policy import Fallback, Policy
+from roadworthy.contract.runners import AUTO, RUNNER_HINT, every_gateway_has
+from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.foundation.documents import Fault, Reader, invalid_request, plain
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, NotFound
@@ -165,11 +168,38 @@ def _rule(context: ControlContext, path: str, step: Fallback, version: Version) 
         yield Fault(f"{path}.rule", f"{version.reference} may not execute code; push it again with --allow-code")
 
 
-def without_layers(names: Collection[str], live: Sequence[Gateway]) -> dict[str, list[str]]:
-    """For each of these layers of plug-ins, the gateways of which a worker has not loaded it. Releases without such layers load
-    none."""
-    found = {name: [each.id for each in live if any(name not in worker.layers for worker in each.workers)] for name in names}
-    return {name: lacking for name, lacking in found.items() if lacking}
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """One kind of plug-in that a policy may need on every gateway.
+
+    Attributes:
+        noun: what it is. code: of the error and the alert where a gateway has not loaded it. hint: of both.
+        named: the names in a policy.
+        loaded: the names that a worker reports. Releases without such plug-ins report none.
+    """
+
+    noun: str
+    code: str
+    hint: str
+    named: Callable[[Mapping[str, Any]], Collection[str]]
+    loaded: Callable[[WorkerReport], Collection[str]]
+
+    def lacking(self, names: Collection[str], live: Sequence[Gateway]) -> dict[str, list[str]]:
+        """For each of these names, the gateways of which a worker has not loaded it."""
+        found = {
+            name: [each.id for each in live if any(name not in self.loaded(worker) for worker in each.workers)] for name in names
+        }
+        return {name: lacking for name, lacking in found.items() if lacking}
+
+
+def _runners(policy: Mapping[str, Any]) -> Collection[str]:
+    where = (policy.get("placement") or {}).get("where", AUTO)
+    return () if every_gateway_has(where) else (where,)
+
+
+LAYERS = Needed("layer", "layer-missing", LAYER_HINT, lambda policy: policy.get("layers") or {}, lambda worker: worker.layers)
+RUNNERS = Needed("runner", "runner-missing", RUNNER_HINT, _runners, lambda worker: worker.runners)
+NEEDED = (LAYERS, RUNNERS)
 
 
 def _raise(faults: Sequence[Fault]) -> None:

@@ -23,7 +23,7 @@ from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
 from roadworthy.control.resources.endpoints import reach, shown, step
-from roadworthy.control.resources.policies import LAYER_HINT, without_layers
+from roadworthy.control.resources.policies import NEEDED
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.references import check_name
@@ -163,7 +163,7 @@ def status(context: ControlContext, version: str) -> api.Status:
     live = gateways.live(found, now)
     return api.Status(
         control=api.ControlStatus(version=version, epoch=epoch, revision=revision, log_lines_dropped=lines_dropped()),
-        alerts=[*_alerts(live, epoch, revision), *_layer_alerts(live, listed)],
+        alerts=[*_alerts(live, epoch, revision), *_plugin_alerts(live, listed)],
         packages_gone=[
             f"{entry.model}:{entry.version}"
             for entry in snapshot.packages
@@ -201,17 +201,19 @@ def _alerts(live: Sequence[gateways.Gateway], epoch: str, revision: int) -> list
     ]
 
 
-def _layer_alerts(live: Sequence[gateways.Gateway], listed: Sequence[Endpoint]) -> list[api.Alert]:
-    """A gateway without a layer that an endpoint asks for. It holds the endpoint back, unless its release has no such layers."""
+def _plugin_alerts(live: Sequence[gateways.Gateway], listed: Sequence[Endpoint]) -> list[api.Alert]:
+    """A gateway without a layer or a runner that an endpoint asks for. It holds the endpoint back, unless its release has none of
+    plug-ins."""
     return [
         api.Alert(
-            code="layer-missing",
+            code=needed.code,
             gateway=gateway,
-            text=f"{gateway} has not loaded the layer {layer} of endpoint {endpoint.name}",
-            hint=LAYER_HINT,
+            text=f"{gateway} has not loaded the {needed.noun} {name} of endpoint {endpoint.name}",
+            hint=needed.hint,
         )
         for endpoint in listed
-        for layer, lacking in without_layers(endpoint.policy.get("layers") or {}, live).items()
+        for needed in NEEDED
+        for name, lacking in needed.lacking(needed.named(endpoint.policy), live).items()
         for gateway in lacking
     ]
 

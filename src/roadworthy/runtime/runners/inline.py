@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from roadworthy.foundation.errors import ModelFault
-from roadworthy.runtime.runners.runner import Executable, PartSteps
+from roadworthy.runtime.runners.runner import Loaded, PartSteps
 from roadworthy.schema.batch import Batch
 
 WRONG_COUNT = "wrong-output-count"
 
 
 class InlineRunner:
-    """Calls the package directly and checks its answers."""
+    """Calls what was loaded directly and checks its answers."""
 
-    __slots__ = ("_executable", "_run", "concurrent")
+    __slots__ = ("_loaded", "_run", "concurrent")
 
-    def __init__(self, executable: Executable) -> None:
-        self._executable = executable
-        self._run = executable.run
-        self.concurrent = executable.concurrent
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._run = loaded.run
+        self.concurrent = loaded.concurrent
 
     def run(self, batch: Batch) -> Batch:
         """Answer all rows.
@@ -44,16 +46,17 @@ class InlineRunner:
         Raises:
             ModelFault: code "model-failed".
         """
-        if self._executable.parts is None:
+        begin: Callable[[Batch], PartSteps] | None = getattr(self._loaded, "parts", None)
+        if begin is None:
             raise ModelFault("this model does not answer in parts", code="model-failed")
         try:
-            return CheckedParts(self._executable.parts(batch), batch.rows)
+            return CheckedParts(begin(batch), batch.rows)
         except (Exception, SystemExit) as error:  # as in `run`
             raise ModelFault("the model failed on this input", code="model-failed") from error
 
     def close(self) -> None:
         """Release the model's memory and threads."""
-        self._executable.close()
+        self._loaded.close()
 
 
 class CheckedParts:

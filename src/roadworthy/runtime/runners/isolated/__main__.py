@@ -12,7 +12,7 @@ from roadworthy.foundation.child import EXIT_REFUSED, read_start_message, separa
 from roadworthy.foundation.confine.plan import refusal
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, leave
-from roadworthy.runtime.loading import package_loader, rule_loader, without_code
+from roadworthy.runtime.loading import package_loader, rule_loader, run_by, without_code
 from roadworthy.runtime.logs import configure_logs
 from roadworthy.runtime.runners.isolated.launch import RunnerStart
 from roadworthy.runtime.runners.isolated.process import serve
@@ -30,6 +30,7 @@ def main() -> int:
     try:
         folder = Path(start.folder)
         load = rule_loader(folder, start.rule) if start.rule else package_loader(folder, start.threads)
+        load = run_by(load, start.runner, start.threads)
         withheld = refusal(sys.argv)
         return serve(start, load if withheld is None else without_code(load, withheld))
     except OSError as error:

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from roadworthy.contract.runners import PROCESS
 from roadworthy.foundation.errors import ModelFault, model_fault
 from roadworthy.runtime.runners.isolated.memory import SHARE_FROM_BYTES, Ring
 from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
@@ -78,6 +79,7 @@ class Greeting(msgspec.Struct, frozen=True):
         digest, pid: of the version, and of the runner.
         runtime, signature: of a version that is loaded and proved.
         code, reason: why the version could not be loaded; then no answer will come.
+        runner: the name of its kind of runner.
     """
 
     digest: str
@@ -86,6 +88,7 @@ class Greeting(msgspec.Struct, frozen=True):
     signature: dict[str, Any] = {}
     code: str | None = None
     reason: str | None = None
+    runner: str = PROCESS
 
 
 _notes = msgspec.json.Decoder(list[FaultNote])

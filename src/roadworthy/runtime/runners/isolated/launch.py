@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from roadworthy.contract.runners import PROCESS
 from roadworthy.foundation import plugins
 from roadworthy.foundation.confine.plan import Bounds, confined, make_plan
 from roadworthy.runtime.loading import package_folder
@@ -31,6 +32,7 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         allowed_by: who allowed the package's code to execute, or None.
         copy: number of this runner among the version's runners.
         threads: bound of every native thread pool.
+        runner: the name of the kind of runner, which says how the model is executed.
         load_s: a load that lasts longer has failed.
         max_rows: most rows of one joined run; None learns how many pay off.
         log_level: "debug" to "error".
@@ -50,6 +52,7 @@ class RunnerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: int | None = None
     log_level: str = "info"
     confine: dict[str, Any] | None = None
+    runner: str = PROCESS
 
 
 def runner_stem(digest: str, rule: str = "") -> str:

@@ -79,12 +79,13 @@ class RunnerProcess:
 
     def _answer(self, executable: Executable) -> int:
         signature = executable.package.signature
-        greeting = Greeting(self._start.digest, os.getpid(), executable.runtime, signature.to_document())
+        start = self._start
+        greeting = Greeting(start.digest, os.getpid(), executable.runtime, signature.to_document(), runner=start.runner)
         runner = InlineRunner(executable)
         joining = (
             Streams(runner, self._state, self._keep_signals)
             if signature.parts
-            else Joining(Watched(runner, self._state), self._start.max_rows, self._keep_signals)
+            else Joining(Watched(runner, self._state), start.max_rows, self._keep_signals)
         )
         self._state.move(state.READY)
         self._keep_signals()
