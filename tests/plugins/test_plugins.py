@@ -158,11 +158,12 @@ class Form:
 
 class Own:
     name = "own"
-    interface = 1
+    interface = 2
     media_types = {media}
     form = Form
-    takes_views = False
-    check_headers = decode = encode = staticmethod(lambda *_: None)
+    limits = {{}}
+    streams = takes_views = False
+    openapi = check_headers = decode = encode = staticmethod(lambda *_: None)
 
     def __init__(self, *_arguments, **_options):
         raise OSError("no such library")
