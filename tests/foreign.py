@@ -1,7 +1,7 @@
 """Clients of other projects that are too heavy for the development environment, each in an environment of its own.
 
-The environments are kept in the user's cache folder, so only the first run of a machine installs them: mlflow-skinny 176 MB in
-10 s, kserve 330 MB in about 30 s with uv.
+The environments are kept in the user's cache folder, so only the first run of a machine installs them. With uv, mlflow-skinny
+with pandas and scipy takes 230 MB and about 15 s, kserve 330 MB and 12 s.
 """
 
 from __future__ import annotations
