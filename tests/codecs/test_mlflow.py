@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from roadworthy.codecs.codec import Decoded
 from roadworthy.codecs.mlflow import PROTOCOL
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import KeyEntry
@@ -55,6 +56,32 @@ def read(body: Any, signature: Signature = SIGNATURE, policy: Policy | None = No
 def test_every_form_means_the_same_rows(body: Any) -> None:
     """NaN and NaT, as MLflow's client writes missing values of a DataFrame, are nulls."""
     assert read(body) == ROWS
+
+
+NUMBERS = Signature(tuple(Field(name, DType.FLOAT64) for name in ("a b", "c")), FIELDS[:1])
+PAIRS = [[0.5, 1], [2, -3e5]]
+QUICK = (
+    b'{"dataframe_split": {"columns": ["a b", "c"], "data": %b}}',
+    b'{"dataframe_split":{"index":[0,10],"columns":["a b","c"],"data":%b} }\n',
+    b'{"inputs": %b}',
+    b'{"instances":%b}',
+)
+
+
+@pytest.mark.parametrize("form", QUICK)
+def test_the_fast_reader_reads_the_same(form: bytes) -> None:
+    """The usual bodies of plain numbers, and bodies that only look like them, mean what the exact reader says."""
+    protocol: Any = PROTOCOL.bind("e", NUMBERS, Policy(max_rows=4)).choose(JSON)
+    for rows in (PAIRS, PAIRS[:1], [[0.5, None]], [[0.5]], [], [["x", 1]], [{"a b": 0.5, "c": 1}], PAIRS * 3):
+        for body in (form % json.dumps(rows).encode(), (form % json.dumps(rows).encode()).replace(b"}", b', "c": 1}', 1)):
+            found = []
+            for decode in (protocol.decode, lambda headers, body: Decoded(protocol._read_exactly(body)[0])):
+                try:
+                    found.append(encode_rows(decode(JSON, body).batch))
+                except InvalidRequest as error:
+                    found.append(error.code)
+            assert found[0] == found[1], body
+    assert protocol._fast.read(protocol._as_instances(form % json.dumps(PAIRS).encode())) is not None
 
 
 @pytest.mark.parametrize(
