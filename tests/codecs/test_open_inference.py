@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadworthy.codecs.open_inference_tensors import FieldReader
+from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
+from tests.waiting import eventually
 
 MIXED = (
     Field("age", DType.INT64),
@@ -260,6 +262,47 @@ def test_tritonclient_asks(triton: Any) -> None:
     metadata = triton.get_model_metadata("mixed")
     assert metadata["versions"] == ["1"]
     assert {tensor["name"]: tensor["shape"] for tensor in metadata["inputs"]}["grid"] == [-1, 2, -1]
+
+
+def test_tritonclient_reads_configuration_statistics_and_index(triton: Any, worker: Any) -> None:
+    """Of one version, one endpoint and the gateway, in Triton's shape."""
+    assert worker.predict("sum", [[1, 2, 3], [4, 5, 6]]).status_code == 200
+    assert worker.predict("sum", [["x", 2, 3]]).status_code == 422
+    (version,) = triton.get_model_metadata("sum")["versions"]
+    config = triton.get_model_config("sum", version)
+    assert (config["name"], config["max_batch_size"]) == ("sum", Policy().max_rows)
+    assert config["output"] == [{"name": "total", "data_type": "TYPE_FP64", "dims": []}]
+    assert {each["name"]: each["data_type"] for each in triton.get_model_config("mixed")["input"]}["name"] == "TYPE_STRING"
+    (found,) = triton.get_inference_statistics("sum", version)["model_stats"]
+    assert (found["name"], found["version"]) == ("sum", version)
+    assert found["inference_stats"]["success"]["count"] >= 1
+    assert found["inference_stats"]["success"]["ns"] > 0
+    assert found["inference_stats"]["fail"] == {"count": 0, "ns": 0}, "a refused request asks no version"
+    assert found["inference_count"] >= 2
+    assert triton.get_inference_statistics("sum")["model_stats"][0]["version"] == version
+    names = {each["name"] for each in triton.get_inference_statistics()["model_stats"]}
+    index = triton.get_model_repository_index()
+    assert names == {each["name"] for each in index} >= {"sum", "mixed"}
+    assert {"name": "sum", "version": version, "state": "READY", "reason": ""} in index
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"ready": 1}', b" " * 5_000])
+def test_a_malformed_index_request_is_refused(worker: Any, body: bytes) -> None:
+    """One clear answer for each."""
+    reply = worker.client.post("/v2/repository/index", content=body)
+    assert (reply.status_code, reply.json()["code"]) == (400, "malformed-request")
+
+
+def test_the_index_has_what_is_not_loaded(start_worker: Any, make_plan: Any) -> None:
+    """As unavailable; `ready` leaves it out."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    plan.endpoint("bad", [plan.package(2, "refused")])
+    worker = start_worker(plan)
+    eventually(lambda: worker.client.get("/readyz").json().get("missing") == ["bad"], "the rest is served")
+    states = [(each["name"], each["state"]) for each in worker.client.post("/v2/repository/index").json()]
+    assert states == [("sum", "READY"), ("bad", "UNAVAILABLE")]
+    assert [each["name"] for each in worker.client.post("/v2/repository/index", json={"ready": True}).json()] == ["sum"]
 
 
 @pytest.mark.parametrize("binary_in", [True, False])

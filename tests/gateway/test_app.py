@@ -97,6 +97,8 @@ def test_unknown_paths(worker: Any) -> None:
         ("/v2/models/absent/infer", "unknown-endpoint"),
         ("/v2/models/sum/versions/9/infer", "unknown-version"),
         ("/admin", "unknown-path"),
+        ("/endpoints/absent/invocations", "unknown-endpoint"),
+        ("/invocations", "endpoint-not-named"),
     ):
         reply = worker.client.post(path, json={})
         assert (reply.status_code, reply.json()["code"]) == (404, code)
@@ -120,7 +122,7 @@ def test_what_is_served_is_described(worker: Any) -> None:
     assert (document["name"], document["ready"]) == ("both", True)
     assert [(each["version"], each["weight"]) for each in document["versions"]] == [("m:1", 5000), ("m:2", 5000)]
     assert [field["name"] for field in document["inputs"]] == ["a", "b", "c"]
-    assert get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert get("/v2").json()["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
     metadata = get("/v2/models/vector").json()
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP64", "shape": [-1, 3]}]
     assert get("/v2/models/both/versions/2").json()["versions"] == ["2"]

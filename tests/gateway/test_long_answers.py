@@ -21,7 +21,7 @@ from bench.load.raw import connected, request
 from roadworthy.codecs import steps
 from roadworthy.codecs.codec import Decoded, Encoded
 from roadworthy.codecs.compression import STEP_BYTES, compress, decompress
-from roadworthy.codecs.formats import bind_codecs
+from roadworthy.codecs.formats import Formats
 from roadworthy.codecs.open_inference import OpenInference
 from roadworthy.codecs.predict_json import PredictJson
 from roadworthy.codecs.steps import at_once, column_steps, is_long, row_parts, written
@@ -56,15 +56,16 @@ def numbers(rows: int, first: float = 0.0) -> Batch:
 def encoded(kind: str, batch: Batch, start: int, stop: int) -> tuple[Encoded, bool]:
     """The answer with these rows of a run in that form, and whether it was written in steps."""
     fields = batch.layout.fields
-    codecs = bind_codecs("e", Signature(fields, fields), Policy())
+    signature = Signature(fields, fields)
     answer = Answer(batch, start, stop)
     found: Any
     if kind.startswith("v2"):
-        reply = _reply(codecs.open_inference, binary=kind == "v2-binary")
-        found = codecs.open_inference.encode_in_steps(answer, Decoded(batch, reply=reply), 3)
+        tensors = OpenInference("e", signature, Policy())
+        reply = _reply(tensors, binary=kind == "v2-binary")
+        found = tensors.encode_in_steps(answer, Decoded(batch, reply=reply), 3)
     else:
         headers = {b"content-type": b"application/json"} | ({} if kind == "json" else {b"accept": kind.encode()})
-        protocol = codecs.formats.choose(headers)
+        protocol = Formats(signature, Policy()).choose(headers)
         decoded = Decoded(batch)
         protocol.resume(headers, decoded, b"")
         found = protocol.encode_in_steps(answer, decoded, 3)
@@ -128,7 +129,7 @@ def test_g6_an_answer_with_many_outputs_takes_few_steps(binary: bool) -> None:
     fields = (*(Field(f"p{number}", DType.FLOAT64) for number in range(300)), Field("t", DType.FLOAT64, (64,)))
     values = np.arange(200.0 * 300).reshape(200, 300)
     batch = Batch(Layout(fields), 200, (Block(values), Block(np.ones((200, 64)))))
-    protocol = bind_codecs("e", Signature(fields, fields), Policy()).open_inference
+    protocol = OpenInference("e", Signature(fields, fields), Policy())
     job = protocol.encode_in_steps(Answer(batch, 0, 200), Decoded(batch, reply=_reply(protocol, binary=binary)), 3)
     assert not isinstance(job, Encoded)
     assert len(list(job)) <= 2 * 200 * 364 // steps.STEP_VALUES + 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from roadworthy.codecs.formats import Formats
+from roadworthy.codecs.protocol import bind_protocols, protocols
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.telemetry import Telemetry, WorkerReport, decode_telemetry, encode_telemetry
 from roadworthy.foundation import plugins
@@ -158,11 +159,12 @@ class Form:
 
 class Own:
     name = "own"
-    interface = 1
+    interface = 2
     media_types = {media}
     form = Form
-    takes_views = False
-    check_headers = decode = encode = staticmethod(lambda *_: None)
+    limits = {{}}
+    streams = takes_views = False
+    openapi = check_headers = decode = encode = staticmethod(lambda *_: None)
 
     def __init__(self, *_arguments, **_options):
         raise OSError("no such library")
@@ -191,6 +193,35 @@ def test_a_codec_takes_nothing_from_another_one(packages: Path, media: str, form
     formats = Formats(Signature((field,), (field,)), Policy())
     assert formats.choose({b"content-type": b"application/json"}).name == "json"
     assert formats.choose({b"content-type": b"text/csv"}).name == "csv"
+
+
+PROTOCOL = """
+from roadworthy.codecs.formats import PredictProtocol
+
+class Own(PredictProtocol):
+    name = "own"
+
+    def paths(self, endpoint, version, *, only):
+        return ("/v1/models/" + endpoint + ":predict", "/own/" + endpoint)
+
+class Broken(Own):
+    name = "broken"
+
+    def bind(self, *_arguments, **_options):
+        raise OSError("no such library")
+
+OWN, BROKEN = Own(), Broken()
+"""
+
+
+def test_a_protocol_that_cannot_be_bound_is_left_out(packages: Path) -> None:
+    """The endpoint is served in all others; ours come first, so that no plug-in takes a path of theirs."""
+    entry = "[roadworthy.protocols]\nown = own_protocol:OWN\nbroken = own_protocol:BROKEN\n"
+    write_distribution(packages, "own-protocol", entry, PROTOCOL)
+    plugins.allow(["own-protocol"])
+    assert list(protocols()) == ["predict", "open-inference", "mlflow", "broken", "own"]
+    field = Field("x", DType.FLOAT64)
+    assert list(bind_protocols("e", Signature((field,), (field,)), Policy())) == ["predict", "open-inference", "mlflow", "own"]
 
 
 def test_ours_come_first_then_the_order_of_the_setting(packages: Path) -> None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -76,6 +77,9 @@ class Answers:
 
 class Accepting:
     """The common base of the `:predict` protocols: the caller's Accept decides the form of their answers."""
+
+    limits: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    streams = False
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from roadworthy.codecs.openapi import Described, Fragment
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import BodyTooLarge
 from roadworthy.runtime.pending import Answer
@@ -114,7 +115,7 @@ class Codec(Protocol):
 
     @property
     def interface(self) -> int:
-        """The version of this interface that it was written for: 1."""
+        """The version of this interface that it was written for: 2."""
         ...
 
     @property
@@ -125,6 +126,20 @@ class Codec(Protocol):
     @property
     def form(self) -> Form | None:
         """The form of answers that it adds, or None."""
+        ...
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Its own limits by name, besides those of the endpoint's policy, such as {"columns": 10000}."""
+        ...
+
+    @property
+    def streams(self) -> bool:
+        """Whether its form can carry an answer in parts while the model still runs."""
+        ...
+
+    def openapi(self, about: Described) -> Fragment:
+        """The OpenAPI media type object of a body: its schema, and an example where `about` has golden rows."""
         ...
 
     def __call__(self, signature: Signature, policy: Policy, answers: AnswerWriter, *, on_loop: bool = False) -> BoundProtocol:
@@ -241,7 +256,7 @@ class Chooser(Protocol):
 
 
 def write_spec(kind: str, signature: Signature, policy: Policy) -> bytes:
-    """`Chooser.spec` for a kind, "predict" or "open-inference"."""
+    """`Chooser.spec` for a protocol's name."""
     return msgspec.json.encode({"kind": kind, "signature": signature.to_document(), "policy": policy})
 
 

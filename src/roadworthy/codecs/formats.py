@@ -1,16 +1,18 @@
-"""The codecs of one endpoint. The Content-Type of a `:predict` request chooses from a table that is made when the endpoint is
-bound; `routes.py` hands the table to `predict.py`."""
+"""The protocol of `:predict`. The Content-Type of a request chooses a codec from a table that is made when the endpoint is bound;
+`routes.py` hands the table to `predict.py`."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from roadworthy.codecs.answers import Answers
-from roadworthy.codecs.codec import BoundProtocol, Headers, write_spec
-from roadworthy.codecs.discovery import codecs
-from roadworthy.codecs.open_inference import OpenInference
+from roadworthy.codecs.codec import BoundProtocol, Codec, Headers, write_spec
+from roadworthy.codecs.discovery import codecs, forms
+from roadworthy.codecs.openapi import ANSWERS, Described, Fragment, json_object, operation, with_example
+from roadworthy.codecs.protocol import Page
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import UnsupportedMediaType
 from roadworthy.schema.signature import Signature
@@ -66,14 +68,43 @@ class Formats:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Codecs:
-    """The codecs of one endpoint: the formats of `:predict`, and the Open Inference Protocol."""
+class PredictProtocol:
+    """`/v1/models/{endpoint}:predict`: KServe's V1 protocol in JSON, and every other codec by its content type."""
 
-    formats: Formats
-    open_inference: OpenInference
+    name = "predict"
+    interface = 1
+    streams = False
+    pages: tuple[Page, ...] = ()
+
+    def paths(self, endpoint: str, version: int | None, *, only: bool) -> Sequence[str]:  # noqa: ARG002 - the interface
+        """See `WireProtocol`. The colon may be sent as %3A."""
+        return [f"/v1/models/{endpoint}{colon}predict" for colon in (":", "%3A", "%3a")] if version is None else ()
+
+    def bind(self, endpoint: str, signature: Signature, policy: Policy, *, on_loop: bool = False) -> Formats:  # noqa: ARG002 - the interface
+        """See `WireProtocol`."""
+        return Formats(signature, policy, on_loop=on_loop)
+
+    def error_keys(self, status: int, message: str) -> Mapping[str, Any]:  # noqa: ARG002 - the interface
+        """Nothing more: V1's clients read `error`."""
+        return {}
+
+    def openapi(self, about: Described) -> Mapping[str, Fragment]:
+        """See `WireProtocol`."""
+        request = {media: body for codec in codecs() for media, body in described_bodies(codec, about).items()}
+        return {self.paths(about.name, None, only=False)[0]: operation("predict", "Predict rows", request, answers(about))}
 
 
-def bind_codecs(name: str, signature: Signature, policy: Policy) -> Codecs:
-    """The codecs of an endpoint, for the event loop: a body that would hold it for too long raises NeedsReader."""
-    return Codecs(Formats(signature, policy, on_loop=True), OpenInference(name, signature, policy, on_loop=True))
+PROTOCOL = PredictProtocol()
+
+
+def described_bodies(codec: Codec, about: Described) -> dict[str, Fragment]:
+    """OpenAPI media type objects of a codec's bodies."""
+    limits = {"x-limits": dict(codec.limits)} if codec.limits else {}
+    return {media.decode(): {**codec.openapi(about), **limits} for media in codec.media_types}
+
+
+def answers(about: Described) -> dict[str, Fragment]:
+    """OpenAPI media type objects of answers: JSON, and the forms that callers ask for by Accept."""
+    schema = json_object({"predictions": ANSWERS}, ["predictions"])
+    json = with_example(schema, {"predictions": about.predictions}, there=about.predictions)
+    return {"application/json": json} | {form.media_type.decode(): {"schema": {"type": "string"}} for form in forms()}

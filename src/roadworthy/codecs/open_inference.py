@@ -5,7 +5,7 @@ Every input field of the endpoint's signature is one input, every output field o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -31,6 +31,8 @@ from roadworthy.codecs.open_inference_messages import (
 )
 from roadworthy.codecs.open_inference_tensors import Column, ColumnBlock, FieldReader, to_json, to_raw
 from roadworthy.codecs.open_inference_times import reader_of
+from roadworthy.codecs.openapi import Described, Fragment, operation, with_example
+from roadworthy.codecs.protocol import Page
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.steps import column_steps, few_rows, is_long, written
 from roadworthy.contract.policy import Policy
@@ -432,3 +434,50 @@ def _misnamed(code: str, words: str, names: list[str]) -> InvalidInput:
         facts["more"] = len(names) - len(shown)
     hint = "the endpoint's metadata lists its inputs"
     return InvalidInput(f"input {shown[0]!r} is {words}{more}", code=code, hint=hint, facts=facts)
+
+
+class OpenInferenceProtocol:
+    """`/v2/models/{endpoint}[/versions/{number}]/infer`."""
+
+    name = "open-inference"
+    interface = 1
+    streams = False
+    pages: tuple[Page, ...] = ()
+
+    def paths(self, endpoint: str, version: int | None, *, only: bool) -> Sequence[str]:  # noqa: ARG002 - the interface
+        """See `WireProtocol`."""
+        return (f"/v2/models/{endpoint}/infer" if version is None else f"/v2/models/{endpoint}/versions/{version}/infer",)
+
+    def bind(self, endpoint: str, signature: Signature, policy: Policy, *, on_loop: bool = False) -> OpenInference:
+        """See `WireProtocol`."""
+        return OpenInference(endpoint, signature, policy, on_loop=on_loop)
+
+    def error_keys(self, status: int, message: str) -> Mapping[str, Any]:  # noqa: ARG002 - the interface
+        """Nothing more: V2's clients read `error`."""
+        return {}
+
+    def openapi(self, about: Described) -> Mapping[str, Fragment]:
+        """See `WireProtocol`."""
+        tensor = {"type": "object", "required": ["name", "shape", "datatype"]}
+        body = {"type": "object", "required": ["inputs"], "properties": {"inputs": {"type": "array", "items": tensor}}}
+        reply = {"type": "object", "required": ["outputs"], "properties": {"outputs": {"type": "array", "items": tensor}}}
+        summary = f"Predict tensors; GET /v2/models/{about.name} lists them"
+        example = [] if about.inputs is None else _tensors(about.inputs)
+        request = {"application/json": with_example(body, {"inputs": example}, there=example)}
+        return {
+            self.paths(about.name, None, only=False)[0]: operation(
+                "infer", summary, request, {"application/json": {"schema": reply}}
+            )
+        }
+
+
+def _tensors(rows: Batch) -> list[Fragment]:
+    """Golden rows as the inputs of a request."""
+    columns = [(field, *rows.column_at(number)) for number, field in enumerate(rows.layout.fields)]
+    return [
+        {"name": field.name, "shape": values.shape, "datatype": field.dtype.open_inference, "data": to_json(field, values, mask)}
+        for field, values, mask in columns
+    ]
+
+
+PROTOCOL = OpenInferenceProtocol()

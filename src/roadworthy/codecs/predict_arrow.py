@@ -7,11 +7,20 @@ only with plain types, and all are validated in full. pyarrow is imported with t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 from roadworthy.codecs.answers import Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Form, Headers
-from roadworthy.codecs.reading.arrow_messages import Bounds, check_stream, cut_short, too_many_bytes, too_many_parts
+from roadworthy.codecs.openapi import Described, Fragment
+from roadworthy.codecs.reading.arrow_messages import (
+    MOST_MESSAGES,
+    Bounds,
+    check_stream,
+    cut_short,
+    too_many_bytes,
+    too_many_parts,
+)
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.contract.policy import Policy
@@ -30,9 +39,10 @@ class _PredictArrow(Accepting):
     """The base of both, bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = ""
-    interface = 1
+    interface = 2
     media_types: tuple[bytes, ...] = ()
     form: Form | None = None
+    limits = MappingProxyType({"columns": _MOST_COLUMNS, "record_batches": MOST_MESSAGES})
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, answers: Answers, *, on_loop: bool = False) -> None:
@@ -41,6 +51,11 @@ class _PredictArrow(Accepting):
         self.layout = Layout(signature.inputs, policy.timestamps.integers)
         self._plans = Plans(self.layout, policy.extra)
         self._bounds = Bounds(policy.max_rows, policy.max_body_bytes)
+
+    @staticmethod
+    def openapi(about: Described) -> Fragment:  # noqa: ARG004 - the interface; bytes have no example
+        """See `Codec`."""
+        return {"schema": {"type": "string", "format": "binary"}}
 
     def check_headers(self, headers: Headers) -> None:
         """Accept only one of the media types, without parameters.

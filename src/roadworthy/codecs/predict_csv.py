@@ -20,6 +20,7 @@ import numpy as np
 
 from roadworthy.codecs.answers import Accepting, Answers, write_csv
 from roadworthy.codecs.codec import Decoded, Form, Headers, too_many_rows
+from roadworthy.codecs.openapi import Described, Fragment, with_example
 from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.csv_matrix import CsvMatrix
 from roadworthy.codecs.reading.matrix import Matrix
@@ -44,7 +45,7 @@ class PredictCsv(Accepting):
     """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "csv"
-    interface = 1
+    interface = 2
     media_types = (b"text/csv",)
     form = Form(
         "csv",
@@ -63,6 +64,12 @@ class PredictCsv(Accepting):
         self._bounds = Bounds(signature.inputs, policy)
         self._plans = Plans(self.layout, policy.extra)
         self._matrix = CsvMatrix(self.layout, self._plans, policy.max_rows) if Matrix.reads(self.layout) else None
+
+    @staticmethod
+    def openapi(about: Described) -> Fragment:
+        """See `Codec`."""
+        example = "" if about.inputs is None else write_csv(about.inputs).decode()
+        return with_example({"type": "string"}, example, there=example)
 
     def check_headers(self, headers: Headers) -> None:
         """Accept only CSV in UTF-8 with a header row.

@@ -10,6 +10,7 @@ import sys
 
 from roadworthy.codecs.answers import Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Headers, is_json, too_many_rows
+from roadworthy.codecs.openapi import ROWS, Described, Fragment, json_object, with_example
 from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.codecs.reading.typed_rows import TypedRows
@@ -27,7 +28,7 @@ class PredictJson(Accepting):
     """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "json"
-    interface = 1
+    interface = 2
     form = None
     media_types = (b"application/json",)
     takes_views = False
@@ -40,6 +41,12 @@ class PredictJson(Accepting):
         self._on_loop = on_loop
         self._bounds = Bounds(signature.inputs, policy)
         self._fast = TypedRows(layout, self._bounds, TYPED_BYTES if on_loop else sys.maxsize)
+
+    @staticmethod
+    def openapi(about: Described) -> Fragment:
+        """See `Codec`."""
+        schema = json_object({"instances": ROWS}, ["instances"])
+        return with_example(schema, {"instances": about.rows}, there=about.rows)
 
     def check_headers(self, headers: Headers) -> None:
         """Accept only JSON in UTF-8; the content type is never guessed from the body.

@@ -26,7 +26,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, gc=False):
         status: HTTP status. code: "ok" or the error's code.
         latency_us: from admission to the encoded answer.
         rows: rows in the request; 0 when it could not be decoded.
-        input_format: "json", "csv", "arrow-stream", "arrow-file" or "open-inference"; in files also "withheld":
+        input_format: "json", "csv", "arrow-stream", "arrow-file", "open-inference" or "mlflow"; in files also "withheld":
             inputs or outputs could not be cleared of private fields, or the endpoint was unknown, and both are empty.
         json_bytes: for open-inference with binary tensors, the length of the JSON head; -1 otherwise.
         inputs: the request body, decompressed; empty if the request was refused and its body is long.

@@ -116,12 +116,14 @@ def _check_runner(runner: Any) -> Iterable[object]:
 
 
 FRAMEWORKS = Kind("frameworks", 1, ("name", "recognises", "answer", "categories", "save", "load"), _suffixes)
-CODECS = Kind("codecs", 1, ("name", "media_types", "form", "takes_views", "check_headers", "decode", "encode"), _media_types)
+_CODEC = ("name", "media_types", "form", "limits", "streams", "openapi", "takes_views", "check_headers", "decode", "encode")
+CODECS = Kind("codecs", 2, _CODEC, _media_types)
+PROTOCOLS = Kind("protocols", 1, ("name", "streams", "pages", "paths", "bind", "error_keys", "openapi"))
 BLOBS = Kind("blobs", 1, ("name", "open_store"))
 SIGNALS = Kind("signals", 1, ("name", "kind", "event", "compares", "allowed"), _check_signal)
 LAYERS = Kind("layers", 1, ("name", "order", "parameters", "wrap"), _check_layer)
 RUNNERS = Kind("runners", 1, ("name", "isolates", "runner"), _check_runner)
-KINDS = (FRAMEWORKS, CODECS, BLOBS, SIGNALS, LAYERS, RUNNERS)
+KINDS = (FRAMEWORKS, CODECS, PROTOCOLS, BLOBS, SIGNALS, LAYERS, RUNNERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from roadworthy.foundation.slab import DRAINING, READY, STARTING
 from roadworthy.gateway.accepting import AcceptLock
 from roadworthy.gateway.http.app import App
 from roadworthy.gateway.http.connection import ClientTimeouts, ConnectionContext, sweep
+from roadworthy.gateway.http.documents import Documents
 from roadworthy.gateway.http.header_checks import HeaderChecks
 from roadworthy.gateway.http.routes import Routing
 from roadworthy.gateway.http.scheduler import StepScheduler
@@ -143,9 +144,10 @@ class Worker:
         log_access = self._log_access if start.access_log else None
         self._readers = Readers(self._loop)
         instruments = Instruments(metrics, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
-        routing = Routing(instruments, self._readers, StepScheduler(self._loop), self._serving.readiness)
-        self._shared = self._shared_cache(start)
         folder = Path(start.folder)
+        documents = Documents(folder, Path(start.slab))
+        routing = Routing(instruments, self._readers, StepScheduler(self._loop), self._serving.readiness, documents)
+        self._shared = self._shared_cache(start)
         self._rules = Rules(folder)
         self._serving.attach(self._manager, routing, self._rules, self._shared)
         self._pressure = Pressure(start.pressure(), partial(measure, folder / "records"))

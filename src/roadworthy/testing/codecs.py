@@ -15,9 +15,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from roadworthy.codecs.codec import BoundProtocol, Codec, Encoded
 from roadworthy.codecs.discovery import codecs
 from roadworthy.codecs.formats import Formats
+from roadworthy.codecs.openapi import described
 from roadworthy.codecs.reading.bounds import NeedsReader
 from roadworthy.codecs.steps import STEP_VALUES, written
 from roadworthy.contract.policy import Policy
@@ -42,8 +45,10 @@ _ROWS: list[object] = [
     {"x": 1e300, "n": 0, "s": "žluťoučký 駅", "b": True, "gap": -0.25},
     {"x": 3.0, "n": 7, "s": " spaces ", "b": False, "gap": None},
 ]
+SIGNATURE = Signature(_FIELDS, _FIELDS)
+"""An endpoint that answers what it is asked, with the usual kinds of columns."""
 _EXACT = Tolerance(rtol=0.0, atol=0.0)
-_LONG = 2_000
+_LONG, _MOST_OPENAPI_BYTES = 2_000, 256 << 10
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class CodecCase:
 
     codec: Codec
     write: Callable[[Batch], bytes]
-    signature: Signature = field(default_factory=lambda: Signature(_FIELDS, _FIELDS))
+    signature: Signature = field(default_factory=lambda: SIGNATURE)
 
     @property
     def rows(self) -> Batch:
@@ -83,6 +88,29 @@ Check = Callable[[CodecCase], None]
 def rows_of(layout: Layout, rows: list[object]) -> Batch:
     """Rows of JSON values as a batch."""
     return decode_rows(layout, rows)[0]
+
+
+def sample() -> list[object]:
+    """Four rows of SIGNATURE as JSON values."""
+    return list(_ROWS)
+
+
+def damaged(body: bytes) -> list[bytes]:
+    """Bodies that are empty, cut short, doubled or changed in one byte: the same at each call."""
+    chance = random.Random(7)  # noqa: S311  (not for secrets)
+    found = [b"", b"\0", b"\xff\xfe", b"[" * 10_000, b"null", body + body]
+    found += [body[: chance.randrange(len(body))] for _ in range(50)]
+    for _ in range(200):
+        place = chance.randrange(len(body))
+        found.append(body[:place] + bytes([chance.randrange(256)]) + body[place + 1 :])
+    return found
+
+
+def assert_same(expected: Batch, found: Batch) -> None:
+    """Raise AssertionError unless both have the same rows."""
+    assert found.rows == expected.rows, f"{found.rows} rows instead of {expected.rows}"
+    difference = compare(expected, found, _EXACT)
+    assert difference is None, str(difference)
 
 
 def check_name(check: Check) -> str:
@@ -124,9 +152,9 @@ def check_rows_come_back(case: CodecCase) -> None:
     rows = case.rows
     for batch in (rows, rows.slice(1, 2), rows.take([3, 0, 0])):
         body = case.write(batch)
-        _assert_same(batch, case.bound().decode(case.headers, body).batch)
+        assert_same(batch, case.bound().decode(case.headers, body).batch)
     if case.bound().takes_views:
-        _assert_same(rows, case.bound().decode(case.headers, memoryview(case.write(rows))).batch)  # type: ignore[arg-type]  # says so
+        assert_same(rows, case.bound().decode(case.headers, memoryview(case.write(rows))).batch)  # type: ignore[arg-type]  # says so
 
 
 def check_too_many_rows_are_refused(case: CodecCase) -> None:
@@ -151,14 +179,7 @@ def check_other_columns_are_refused(case: CodecCase) -> None:
 
 def check_damaged_bodies_are_the_callers_fault(case: CodecCase) -> None:
     """A body that is empty, cut short or changed is refused with InvalidRequest, or read; no other error escapes."""
-    body = case.write(case.rows)
-    chance = random.Random(7)  # noqa: S311  (not for secrets)
-    damaged = [b"", b"\0", b"\xff\xfe", b"[" * 10_000, b"null", body + body]
-    damaged += [body[: chance.randrange(len(body))] for _ in range(50)]
-    for _ in range(200):
-        place = chance.randrange(len(body))
-        damaged.append(body[:place] + bytes([chance.randrange(256)]) + body[place + 1 :])
-    for each in damaged:
+    for each in damaged(case.write(case.rows)):
         try:
             case.bound().decode(case.headers, each)
         except InvalidRequest:
@@ -171,9 +192,9 @@ def check_long_bodies_may_be_left_to_a_reader(case: CodecCase) -> None:
     """On the event loop a body is read, or NeedsReader says that a reading process has to; elsewhere it is always read."""
     many = case.rows.take([row % case.rows.rows for row in range(_LONG)])
     body = case.write(many)
-    _assert_same(many, case.bound().decode(case.headers, body).batch)
+    assert_same(many, case.bound().decode(case.headers, body).batch)
     try:
-        _assert_same(many, case.bound(on_loop=True).decode(case.headers, body).batch)
+        assert_same(many, case.bound(on_loop=True).decode(case.headers, body).batch)
     except NeedsReader:
         return
 
@@ -188,7 +209,7 @@ def check_answers_are_written(case: CodecCase) -> None:
     assert dict(encoded.headers).get(b"content-type"), "the answer has no content type"
     assert encoded.form == ("json" if form is None else form.name), f"the answer is {encoded.form}"
     if form is not None and form.media_type in case.codec.media_types:
-        _assert_same(case.rows, protocol.decode(case.headers, encoded.body).batch)
+        assert_same(case.rows, protocol.decode(case.headers, encoded.body).batch)
     note = protocol.note(decoded)
     assert isinstance(note, bytes), "note does not give bytes"
     decoded.reply = None
@@ -205,7 +226,7 @@ def check_long_answers_are_written(case: CodecCase) -> None:
     assert isinstance(encoded, Encoded), f"encode returns {type(encoded).__name__}, not Encoded, for a long answer"
     form = case.codec.form
     if form is not None and form.media_type in case.codec.media_types:
-        _assert_same(many, protocol.decode(case.headers, encoded.body).batch)
+        assert_same(many, protocol.decode(case.headers, encoded.body).batch)
     encode_in_steps = getattr(protocol, "encode_in_steps", None)
     if encode_in_steps is not None:
         steps = written(encode_in_steps(Answer(many, 0, many.rows), decoded, 3))
@@ -214,10 +235,16 @@ def check_long_answers_are_written(case: CodecCase) -> None:
         ), "encode_in_steps gives another answer than encode"  # fmt: skip
 
 
-def _assert_same(expected: Batch, found: Batch) -> None:
-    assert found.rows == expected.rows, f"{found.rows} rows instead of {expected.rows}"
-    difference = compare(expected, found, _EXACT)
-    assert difference is None, str(difference)
+def check_what_it_declares(case: CodecCase) -> None:
+    """Limits are whole numbers, `streams` is a bool, and OpenAPI is a short media type object, with golden rows or without."""
+    assert all(type(limit) is int and limit > 0 for limit in case.codec.limits.values()), f"limits are {case.codec.limits!r}"
+    assert isinstance(case.codec.streams, bool), "streams is neither True nor False"
+    wide = Signature(tuple(Field(f"c{number}", DType.FLOAT64) for number in range(10_000)), _FIELDS[:1])
+    abouts = [described("e", case.signature, Policy(), golden) for golden in (None, (case.rows, case.rows))]
+    for about in (*abouts, described("wide", wide, Policy(), None)):
+        fragment = case.codec.openapi(about)
+        assert "schema" in fragment, "OpenAPI has no schema"
+        assert len(msgspec.json.encode(fragment)) < _MOST_OPENAPI_BYTES, "OpenAPI is too long"
 
 
 CHECKS: tuple[Check, ...] = (
@@ -231,4 +258,5 @@ CHECKS: tuple[Check, ...] = (
     check_long_bodies_may_be_left_to_a_reader,
     check_answers_are_written,
     check_long_answers_are_written,
+    check_what_it_declares,
 )

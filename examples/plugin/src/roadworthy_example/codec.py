@@ -6,6 +6,7 @@ import json
 
 from roadworthy.codecs.answers import Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Form, Headers, too_many_rows
+from roadworthy.codecs.openapi import Described, Fragment, with_example
 from roadworthy.codecs.reading.bounds import EXACT_BYTES, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.contract.policy import Policy
@@ -26,7 +27,7 @@ class JsonLines(Accepting):
     """The codec, bound to one endpoint."""
 
     name = "json-lines"
-    interface = 1
+    interface = 2
     media_types = (MEDIA_TYPE,)
     form = Form("json-lines", MEDIA_TYPE, [(b"content-type", MEDIA_TYPE)], write_lines)
     takes_views = False
@@ -36,6 +37,12 @@ class JsonLines(Accepting):
         self.layout = Layout(signature.inputs, policy.timestamps.integers)
         self._policy = policy
         self._on_loop = on_loop
+
+    @staticmethod
+    def openapi(about: Described) -> Fragment:
+        """The body as OpenAPI describes it, with golden rows as an example."""
+        example = "" if about.inputs is None else write_lines(about.inputs).decode()
+        return with_example({"type": "string"}, example, there=example)
 
     def check_headers(self, headers: Headers) -> None:
         """Refuse other content types, and parameters."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from roadworthy.codecs.codec import too_many_rows
 from roadworthy.foundation.errors import BodyTooLarge, MalformedBody
 
-_MOST_MESSAGES, _MOST_BUFFERS = 1_000, 100_000
+MOST_MESSAGES, _MOST_BUFFERS = 1_000, 100_000
 _MOST_SCHEMA_BYTES = 1 << 20
 _CONTINUATION = 0xFFFFFFFF
 _SCHEMA, _DICTIONARY, _RECORDS = 1, 2, 3
@@ -75,7 +75,7 @@ def too_many_bytes(limit: int) -> BodyTooLarge:
 
 def _walk(body: bytes, bounds: Bounds, place: int) -> int:
     rows = size = buffers = 0
-    for number in range(_MOST_MESSAGES):
+    for number in range(MOST_MESSAGES):
         continuation, length = struct.unpack_from("<Ii", body, place)
         place += 8
         if continuation != _CONTINUATION or length < 0 or (number == 0 and length == 0):
@@ -83,14 +83,14 @@ def _walk(body: bytes, bounds: Bounds, place: int) -> int:
         if length == 0:
             return place
         if length > _MOST_SCHEMA_BYTES:
-            raise too_many_parts(_MOST_MESSAGES)
+            raise too_many_parts(MOST_MESSAGES)
         message = _Message(body[place : place + length], length)
         place += length
         if message.length < 0 or place + message.length > len(body) or (message.kind == _SCHEMA) != (number == 0):
             raise cut_short()
         buffers += len(message.buffers)
         if buffers > _MOST_BUFFERS:
-            raise too_many_parts(_MOST_MESSAGES)
+            raise too_many_parts(MOST_MESSAGES)
         content = body[place : place + message.length] if message.compressed else b""
         for offset, stored in message.buffers:
             if offset < 0 or stored < 0 or offset + stored > message.length:
@@ -102,7 +102,7 @@ def _walk(body: bytes, bounds: Bounds, place: int) -> int:
         if size > bounds.bytes:
             raise too_many_bytes(bounds.bytes)
         place += message.length
-    raise too_many_parts(_MOST_MESSAGES)
+    raise too_many_parts(MOST_MESSAGES)
 
 
 def _opened(content: bytes, offset: int, stored: int) -> int:

@@ -38,14 +38,14 @@ class NeedsReader(Exception):
 
 
 class Bounds:
-    """The most that a request to one endpoint can hold.
+    """The most that a request to one endpoint can hold. `by_column`: it may have one list for each column instead of each row.
 
     Attributes:
         rows: the policy's limit. values: of all rows. lists: JSON arrays, including the rows. open: surplus for values that the
             signature does not bound.
     """
 
-    def __init__(self, fields: Sequence[Field], policy: Policy) -> None:
+    def __init__(self, fields: Sequence[Field], policy: Policy, *, by_column: bool = False) -> None:
         cells, inner = sum(map(_cells, fields)), sum(map(inner_lists, fields))
         self.open = _MOST_OPEN if any(_is_open(field) for field in fields) else 0
         self.rows = policy.max_rows
@@ -53,7 +53,9 @@ class Bounds:
         self.lists = 2 + self.rows * (1 + inner) + self.open
         self._objects = 1 + self.rows + (self.open if any(field.dtype is DType.JSON for field in fields) else 0)
         self._row_values = cells + SPARE_NAMES + self.open
-        self._bare = len(fields) == 1
+        self._bare = by_column or len(fields) == 1
+        if by_column:
+            self.lists += len(fields) + SPARE_NAMES + inner
 
     def check_json(self, body: bytes) -> None:
         """Refuse `{"instances": [...]}` that holds more than a valid request can.

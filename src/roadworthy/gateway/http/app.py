@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.ids import PredictionIds, request_id
 from roadworthy.gateway.http.header_checks import HeaderChecks
-from roadworthy.gateway.http.health import PROBES
+from roadworthy.gateway.http.health import probe_paths
 from roadworthy.gateway.http.messages import Handler, Message, Receive, Reply, Request, Send, endpoint_not_ready
 from roadworthy.gateway.http.problems import as_error, method_not_allowed, problem
 
@@ -45,6 +45,7 @@ class App:
         self._refused = refused
         self._log_fault = log_fault
         self._next_id = PredictionIds().next
+        self._probes = probe_paths()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -53,7 +54,7 @@ class App:
         headers = dict(scope["headers"])
         request = Request(scope["method"], scope["raw_path"], headers, self._next_id(), time.monotonic())
         try:
-            self._checks.check(scope["headers"], headers, any_host=request.path in PROBES)
+            self._checks.check(scope["headers"], headers, any_host=request.path in self._probes)
             request.id = request_id(headers.get(b"x-request-id")) or request.id
             reply = await self._dispatch(request, receive)
         except Exception as error:  # noqa: BLE001 - the outermost edge: the connection always gets an answer

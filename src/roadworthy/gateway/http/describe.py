@@ -7,13 +7,26 @@ from typing import Any
 
 from roadworthy.schema.signature import Field
 from roadworthy.serving.endpoint import Endpoint
+from roadworthy.serving.metrics import Bound, Totals
 from roadworthy.serving.variant import Variant
 from roadworthy.version import __version__
 
 
 def server() -> dict[str, Any]:
     """GET /v2."""
-    return {"name": "roadworthy", "version": __version__, "extensions": ["binary_tensor_data"]}
+    extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+    return {"name": "roadworthy", "version": __version__, "extensions": extensions}
+
+
+def front() -> dict[str, Any]:
+    """GET /: what this is and where to go. `status` is KServe V1's."""
+    return {
+        "status": "alive",
+        "server": "Roadworthy gateway",
+        "docs": "docs",
+        "endpoints": "v1/models",
+        "ready": "readyz",
+    }
 
 
 def names(endpoints: Sequence[str]) -> dict[str, Any]:
@@ -52,6 +65,73 @@ def metadata(served: Endpoint, datatypes: Mapping[str, str], variant: Variant | 
         "inputs": [{**_tensor(field), "datatype": datatypes[field.name]} for field in served.signature.inputs],
         "outputs": [_tensor(field) for field in served.signature.outputs],
     }
+
+
+def config(served: Endpoint, datatypes: Mapping[str, str]) -> dict[str, Any]:
+    """GET /v2/models/{endpoint}[/versions/{number}]/config, in Triton's shape."""
+    policy, variants = served.entry.policy, served.split.variants
+    inputs = [(field, datatypes[field.name]) for field in served.signature.inputs]
+    outputs = [(field, field.dtype.open_inference) for field in served.signature.outputs]
+    return {
+        "name": served.name,
+        "platform": f"roadworthy_{variants[0].version.runtime}",
+        "backend": "roadworthy",
+        "version_policy": {"specific": {"versions": [variant.number for variant in variants]}},
+        "max_batch_size": policy.max_rows,
+        "input": [_configured(field, datatype) for field, datatype in inputs],
+        "output": [_configured(field, datatype) for field, datatype in outputs],
+        "dynamic_batching": {"max_queue_delay_microseconds": round(policy.batching.max_wait_ms * 1_000)},
+    }
+
+
+def _configured(field: Field, datatype: str) -> dict[str, Any]:
+    kind = "STRING" if datatype == "BYTES" else datatype
+    return {"name": field.name, "data_type": f"TYPE_{kind}", "dims": list(field.shape)}
+
+
+def statistics(served: Sequence[tuple[Endpoint, Variant]], totals: Totals) -> dict[str, Any]:
+    """GET /v2/models[/{endpoint}[/versions/{number}]]/stats, in Triton's shape, of all workers of this machine.
+
+    Roadworthy does not time failures, the queue and the run separately: `success.ns` is the time of all requests, and the other
+    times are 0. Runs are not counted: `execution_count` is the number of answered requests.
+    """
+    return {"model_stats": [_statistics(endpoint.name, variant, totals) for endpoint, variant in served]}
+
+
+def _statistics(name: str, variant: Variant, totals: Totals) -> dict[str, Any]:
+    label, digest = f"{variant.model}:{variant.number}", variant.version.digest
+
+    def mine(bound: Bound) -> bool:
+        return (bound.endpoint, bound.version, bound.digest) == (name, label, digest)
+
+    outcomes = [(outcome, count) for (bound, outcome), count in totals.requests.items() if mine(bound)]
+    answered = sum(count for outcome, count in outcomes if outcome == "ok")
+    took_us = sum(cells[-1] for bound, cells in totals.latency.items() if mine(bound))
+    none = {"count": 0, "ns": 0}
+    return {
+        "name": name,
+        "version": str(variant.number),
+        "last_inference": 0,
+        "inference_count": sum(rows for bound, rows in totals.rows.items() if mine(bound)),
+        "execution_count": answered,
+        "inference_stats": {
+            "success": {"count": answered, "ns": took_us * 1_000},
+            "fail": {"count": sum(count for _, count in outcomes) - answered, "ns": 0},
+            **dict.fromkeys(("queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"), none),
+        },
+        "batch_stats": [],
+    }
+
+
+def index(served: Sequence[Endpoint], waiting: Sequence[str]) -> list[dict[str, str]]:
+    """POST /v2/repository/index. An endpoint whose versions are still being loaded, or have failed, has no version here."""
+    ready = [
+        {"name": endpoint.name, "version": str(variant.number), "state": "READY", "reason": ""}
+        for endpoint in served
+        for variant in endpoint.split.variants
+    ]
+    reason = "its versions are not loaded here"
+    return ready + [{"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason} for name in waiting]
 
 
 def ready(served: Endpoint, *, ready: bool) -> dict[str, Any]:

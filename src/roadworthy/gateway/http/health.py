@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from roadworthy.codecs.protocol import protocols
 from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.health.golden_probe import GoldenProbes, Health
@@ -16,8 +17,13 @@ from roadworthy.serving.health.readiness import ProcessHealth, Readiness
 from roadworthy.serving.variant import Variant
 
 PROBES = frozenset({b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready"})
-"""Paths that are answered for any Host header: probes call the address of a machine or a container."""
+"""Paths that are answered for any Host header: probes call the address of a machine or a container. `probe_paths` has more."""
 _encode = msgspec.json.Encoder().encode
+
+
+def probe_paths() -> frozenset[bytes]:
+    """PROBES, and the pages of protocols that need no key either, such as MLflow's /ping."""
+    return PROBES | {page.path.encode("ascii") for protocol in protocols().values() for page in protocol.pages if page.open}
 
 
 def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str, Handler]]:

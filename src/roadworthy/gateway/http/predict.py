@@ -29,7 +29,7 @@ from roadworthy.foundation.errors import (
     let_go,
 )
 from roadworthy.gateway.http.messages import Reply, check_body
-from roadworthy.gateway.http.problems import as_error, problem
+from roadworthy.gateway.http.problems import ErrorKeys, as_error, problem
 from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.streaming import HttpStream, Wire
 from roadworthy.gateway.readers.pool import Read, Work
@@ -132,7 +132,7 @@ class HttpPrediction(Request):
 
 
 class Predict(Pipeline):
-    """One endpoint in one protocol. `variant` is set where the path names the version.
+    """One endpoint in one protocol. `variant` is set where the path names the version; `error_keys` as in `problem`.
 
     Attributes:
         unchosen: the protocol named in records until the head has been checked.
@@ -146,9 +146,12 @@ class Predict(Pipeline):
         instruments: Instruments,
         offload: Offload,
         scheduler: StepScheduler,
+        *,
         variant: Variant | None = None,
+        error_keys: ErrorKeys | None = None,
     ) -> None:
         super().__init__(endpoint, instruments, variant)
+        self._error_keys = error_keys
         self._protocol = protocol
         self.unchosen = protocol.unchosen
         self._offload = offload
@@ -373,7 +376,7 @@ class Predict(Pipeline):
 
     def _refuse(self, call: HttpPrediction, error: RoadworthyError) -> Reply:
         call.code = error.code
-        reply = problem(error, call.id)
+        reply = problem(error, call.id, self._error_keys)
         if call.variant is not None:
             reply.head = call.variant.head
         return reply

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -40,6 +42,8 @@ _STATUS: dict[type[RoadworthyError], int] = {
     ModelFault: 500,
 }
 _encode = msgspec.json.Encoder().encode
+ErrorKeys = Callable[[int, str], Mapping[str, Any]]
+"""See `WireProtocol.error_keys`."""
 _UNEXPECTED = RoadworthyError(
     "an unexpected error occurred on this gateway",
     code="internal",
@@ -57,10 +61,13 @@ def status_of(error: RoadworthyError) -> int:
     return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
 
 
-def problem(error: RoadworthyError, request_id: str) -> Reply:
-    """`{"error", "code", "hint", "request_id", …facts}`; `error` is the key that clients of the V2 protocol read."""
+def problem(error: RoadworthyError, request_id: str, error_keys: ErrorKeys | None = None) -> Reply:
+    """`{"error", "code", "hint", "request_id", …facts}`; `error` is the key that clients of KServe's protocols read.
+    `error_keys` gives the keys that clients of another protocol read."""
+    status = status_of(error)
+    more = {} if error_keys is None else error_keys(status, error.message)
     body = {"error": error.message, "code": error.code, "hint": error.hint, "request_id": request_id}
-    reply = Reply(status_of(error), _encode({**error.facts, **body}))
+    reply = Reply(status, _encode({**error.facts, **more, **body}))
     if error.retry_after_s is not None:
         reply.headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
     if reply.status == 401:

@@ -1,24 +1,28 @@
 """Every route of the gateway: handlers by raw path and method. The table is rebuilt when the served endpoints change.
 
 Paths are compared as undecoded bytes: a path that is not literally in the table does not exist. Only the colon of `:predict` may
-be sent as %3A. All routes except the probes need a key.
+be sent as %3A. All routes need a key, except the probes and the static pages.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httptools
 import msgspec
 
-from roadworthy.codecs.formats import Codecs, bind_codecs
-from roadworthy.foundation.errors import NotFound, RoadworthyError
+from roadworthy.codecs.codec import Chooser
+from roadworthy.codecs.open_inference import OpenInference
+from roadworthy.codecs.protocol import GatewayState, Page, bind_protocols, protocols
+from roadworthy.foundation.errors import InvalidRequest, NotFound, RoadworthyError
 from roadworthy.gateway.http import describe
+from roadworthy.gateway.http.documents import Documents, read_small
 from roadworthy.gateway.http.head_cache import HeadCache
 from roadworthy.gateway.http.health import health_document, probe_routes
 from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request, endpoint_not_ready, not_ready
+from roadworthy.gateway.http.pages import page_routes
 from roadworthy.gateway.http.predict import Offload, Predict
 from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.wire import lines
@@ -28,9 +32,9 @@ from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.health.readiness import ProcessHealth, Readiness
 from roadworthy.serving.pipeline import Instruments
 from roadworthy.serving.variant import Variant
+from roadworthy.version import __version__
 
 Table = dict[bytes, Mapping[str, Handler]]
-_COLONS = (b":", b"%3A", b"%3a")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -40,6 +44,7 @@ class Routing:
     Args:
         instruments, offload, scheduler: passed to every prediction.
         readiness: for the probes.
+        documents: makes documents about endpoints.
 
     Attributes:
         table: routes that the application answers.
@@ -48,20 +53,27 @@ class Routing:
     """
 
     def __init__(
-        self, instruments: Instruments, offload: Offload, scheduler: StepScheduler, readiness: Callable[[], Readiness]
+        self,
+        instruments: Instruments,
+        offload: Offload,
+        scheduler: StepScheduler,
+        readiness: Callable[[], Readiness],
+        documents: Documents,
     ) -> None:
         self._instruments = instruments
         self._offload = offload
         self._scheduler = scheduler
         self._readiness = readiness
-        self._probes = probe_routes(readiness)
+        self._documents = documents
+        self._open = {**probe_routes(readiness), **page_routes()}
         self._keys: Keys | None = None
-        self.table: Table = dict(self._probes)
+        self.table: Table = dict(self._open)
         self.predictions: dict[bytes, Predict] = {}
         self.head_cache = HeadCache()
         self.health: ProcessHealth | None = None
         self._served: Mapping[str, Endpoint] = {}
-        self._codecs: dict[str, tuple[Endpoint, Codecs]] = {}
+        self._waiting: Mapping[str, Admission] = {}
+        self._bound: dict[str, tuple[Endpoint, dict[str, Chooser]]] = {}
 
     def find(self, url: bytes) -> Predict | None:
         """The prediction that answers a POST to this raw target; None for other targets."""
@@ -85,18 +97,18 @@ class Routing:
 
     def serve(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
         """Build a new table of `served` endpoints and those `waiting` for their versions."""
-        self._keys, self._served = keys, served
-        self._codecs = {name: (endpoint, self._codecs_of(endpoint)) for name, endpoint in served.items()}
-        table: Table = dict(self._probes)
-        table[b"/v1/models"] = table[b"/v2/models"] = self._list(keys, served)
-        table[b"/v2"] = _document_route(lambda request: keys.identify(request.headers), describe.server)
-        table[b"/healthz"] = self._health(keys)
+        self._keys, self._served, self._waiting = keys, served, waiting
+        self._documents.keep(served)
+        self._bound = {name: (endpoint, self._protocols_of(endpoint)) for name, endpoint in served.items()}
+        only = len(served.keys() | waiting.keys()) == 1
+        table: Table = {**self._open, **self._pages(keys), **self._gateway_routes(keys)}
         for name, admission in waiting.items():
-            table.update(_waiting_routes(name, admission))
+            table.update(_waiting_routes(name, admission, only=only))
         predictions: dict[bytes, Predict] = {}
         for endpoint in served.values():
             table.update(self._endpoint_routes(endpoint))
-            predictions.update(self._predictions(endpoint))
+            for path, predict in self._predictions(endpoint, only=only):
+                predictions.setdefault(path, predict)
         table.update({path: {} for path in predictions})
         self.table, self.predictions = table, predictions
         self.head_cache.clear()
@@ -109,29 +121,92 @@ class Routing:
             self._keys.identify(request.headers)
         except RoadworthyError as error:
             return error
-        if b"/versions/" in request.path:
+        path = request.path
+        if b"/versions/" in path:
             return NotFound(
                 "the endpoint does not serve that version",
                 code="unknown-version",
                 hint="its metadata lists the versions",
             )
-        if request.path.startswith((b"/v1/models/", b"/v2/models/")):
+        for protocol in protocols().values():
+            named = protocol.paths("{endpoint}", None, only=False)
+            if path in map(_raw, protocol.paths("{endpoint}", None, only=True)):
+                return NotFound(
+                    "this path does not name the endpoint, which only a gateway with exactly one endpoint allows",
+                    code="endpoint-not-named",
+                    hint=f"POST to {named[0]}; GET /v1/models lists the endpoints",
+                )
+        if path.startswith((b"/v1/models/", b"/v2/models/", b"/endpoints/")):
             return NotFound(
                 "no such endpoint on this gateway", code="unknown-endpoint", hint="GET /v1/models lists the endpoints"
             )
         return NotFound("no such path", code="unknown-path", hint="POST to /v1/models/{endpoint}:predict")
 
-    def _list(self, keys: Keys, served: Mapping[str, Endpoint]) -> Mapping[str, Handler]:
-        async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
-            key = keys.identify(request.headers)
-            visible = served if key is None or key.endpoints is None else set(served) & set(key.endpoints)
-            return Reply(200, _encode(describe.names(list(visible))))
+    def _gateway_routes(self, keys: Keys) -> Table:
+        """Routes about the gateway and all endpoints that a key may see."""
 
-        return {"GET": answer}
+        def visible(request: Request) -> set[str]:
+            key = keys.identify(request.headers)
+            names = self._served.keys() | self._waiting.keys()
+            return names if key is None or key.endpoints is None else names & set(key.endpoints)
+
+        def endpoints(request: Request) -> list[Endpoint]:
+            return [self._served[name] for name in sorted(visible(request)) if name in self._served]
+
+        async def names(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+            return Reply(200, _encode(describe.names([endpoint.name for endpoint in endpoints(request)])))
+
+        async def health(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+            return Reply(200, _encode(health_document(self._readiness(), endpoints(request), self.health)))
+
+        async def statistics(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+            asked = [(endpoint, variant) for endpoint in endpoints(request) for variant in endpoint.split.variants]
+            return Reply(200, _encode(describe.statistics(asked, await self._documents.totals())))
+
+        async def index(request: Request, receive: Receive) -> Reply:
+            found, waiting = endpoints(request), sorted(visible(request) & self._waiting.keys() - self._served.keys())
+            body = await read_small(receive)
+            wanted = False if body is None else body.get("ready", False) if isinstance(body, dict) else None
+            if not isinstance(wanted, bool):
+                raise InvalidRequest(
+                    'the body must be empty or {"ready": true}', code="malformed-request", hint='"ready" is true or false'
+                )
+            return Reply(200, _encode(describe.index(found, [] if wanted else waiting)))
+
+        return {
+            b"/v1/models": {"GET": names},
+            b"/v2/models": {"GET": names},
+            b"/v2": _document_route(lambda request: keys.identify(request.headers), describe.server),
+            b"/healthz": {"GET": health},
+            b"/v2/models/stats": {"GET": statistics},
+            b"/v2/repository/index": {"POST": index},
+        }
+
+    def _pages(self, keys: Keys) -> Table:
+        """The documents that protocols have about the gateway."""
+
+        def route(page: Page) -> Mapping[str, Handler]:
+            async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+                if not page.open:
+                    keys.identify(request.headers)
+                status, kind, body = page.answer(GatewayState(self._readiness().ready, __version__))
+                return Reply(status, body, [(b"content-type", kind)])
+
+            return {"GET": answer, "HEAD": answer}
+
+        return {_raw(page.path): route(page) for protocol in protocols().values() for page in protocol.pages}
 
     def _endpoint_routes(self, endpoint: Endpoint) -> Table:
         name = endpoint.name.encode("ascii")
-        table: Table = {b"/v1/models/" + name: _about(endpoint, lambda: describe.endpoint(endpoint))}
+
+        async def openapi(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+            endpoint.admission.identify(request.headers)
+            return Reply(200, await self._documents.openapi(endpoint))
+
+        table: Table = {
+            b"/v1/models/" + name: _about(endpoint, lambda: describe.endpoint(endpoint)),
+            b"/v1/models/%b/openapi.json" % name: {"GET": openapi},
+        }
         ready = self._ready(endpoint)
         table.update(self._v2_routes(endpoint, b"/v2/models/" + name, None, ready))
         for variant in endpoint.split.variants:
@@ -139,27 +214,27 @@ class Routing:
         return table
 
     def _v2_routes(self, endpoint: Endpoint, path: bytes, variant: Variant | None, ready: Mapping[str, Handler]) -> Table:
-        datatypes = self._codecs[endpoint.name][1].open_inference.datatypes
+        bound = self._bound[endpoint.name][1][OpenInference.name]
+        datatypes = bound.datatypes if isinstance(bound, OpenInference) else {}
+
+        async def statistics(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
+            endpoint.admission.identify(request.headers)
+            asked = [(endpoint, each) for each in (endpoint.split.variants if variant is None else (variant,))]
+            return Reply(200, _encode(describe.statistics(asked, await self._documents.totals())))
+
         return {
             path: _about(endpoint, lambda: describe.metadata(endpoint, datatypes, variant)),
             path + b"/ready": ready,
+            path + b"/config": _about(endpoint, lambda: describe.config(endpoint, datatypes)),
+            path + b"/stats": {"GET": statistics},
         }
 
-    def _health(self, keys: Keys) -> Mapping[str, Handler]:
-        async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
-            key = keys.identify(request.headers)
-            names = None if key is None else key.endpoints
-            served = [each for name, each in self._served.items() if names is None or name in names]
-            return Reply(200, _encode(health_document(self._readiness(), served, self.health)))
-
-        return {"GET": answer}
-
-    def _codecs_of(self, endpoint: Endpoint) -> Codecs:
-        """The endpoint's codecs, reused if the endpoint is unchanged: they hold tables that take time to build."""
-        before, codecs = self._codecs.get(endpoint.name, (None, None))
-        if before is endpoint and codecs is not None:
-            return codecs
-        return bind_codecs(endpoint.name, endpoint.signature, endpoint.entry.policy)
+    def _protocols_of(self, endpoint: Endpoint) -> dict[str, Chooser]:
+        """The endpoint's protocols, reused if the endpoint is unchanged: they hold tables that take time to build."""
+        before, bound = self._bound.get(endpoint.name, (None, None))
+        if before is endpoint and bound is not None:
+            return bound
+        return bind_protocols(endpoint.name, endpoint.signature, endpoint.entry.policy)
 
     def _ready(self, endpoint: Endpoint) -> Mapping[str, Handler]:
         async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
@@ -169,18 +244,20 @@ class Routing:
 
         return {"GET": answer}
 
-    def _predictions(self, endpoint: Endpoint) -> dict[bytes, Predict]:
-        name = endpoint.name.encode("ascii")
-        _, codecs = self._codecs[endpoint.name]
-        predict = Predict(endpoint, codecs.formats, self._instruments, self._offload, self._scheduler)
-        found = {b"/v1/models/%b%bpredict" % (name, colon): predict for colon in _COLONS}
-        found[b"/v2/models/%b/infer" % name] = Predict(
-            endpoint, codecs.open_inference, self._instruments, self._offload, self._scheduler
-        )
-        for variant in endpoint.split.variants:
-            path = b"/v2/models/%b/versions/%d/infer" % (name, variant.number)
-            found[path] = Predict(endpoint, codecs.open_inference, self._instruments, self._offload, self._scheduler, variant)
-        return found
+    def _predictions(self, endpoint: Endpoint, *, only: bool) -> Iterator[tuple[bytes, Predict]]:
+        """The paths of an endpoint's predictions in every protocol."""
+        for name, chooser in self._bound[endpoint.name][1].items():
+            protocol = protocols()[name]
+            for variant in (None, *endpoint.split.variants):
+                paths = protocol.paths(endpoint.name, None if variant is None else variant.number, only=only)
+                if paths:
+                    edge = self._instruments, self._offload, self._scheduler
+                    predict = Predict(endpoint, chooser, *edge, variant=variant, error_keys=protocol.error_keys)
+                    yield from ((_raw(path), predict) for path in paths)
+
+
+def _raw(path: str) -> bytes:
+    return path.encode("ascii")
 
 
 def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:
@@ -195,17 +272,23 @@ def _document_route(check: Callable[[Request], object], document: Callable[[], d
     return {"GET": answer}
 
 
-def _waiting_routes(name: str, admission: Admission) -> Table:
+def _waiting_routes(name: str, admission: Admission, *, only: bool) -> Table:
     """Routes of an endpoint whose versions are still being loaded, or have failed here."""
 
     async def answer(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
         admission.identify(request.headers)
         raise endpoint_not_ready()
 
-    path = name.encode("ascii")
-    posts = [b"/v1/models/%b%bpredict" % (path, colon) for colon in _COLONS]
-    gets = [b"/v1/models/" + path, b"/v2/models/" + path, b"/v2/models/%b/ready" % path]
+    posts = [path for protocol in protocols().values() for path in protocol.paths(name, None, only=only)]
+    gets = (
+        "/v1/models/{}",
+        "/v1/models/{}/openapi.json",
+        "/v2/models/{}",
+        "/v2/models/{}/ready",
+        "/v2/models/{}/config",
+        "/v2/models/{}/stats",
+    )
     return {
-        **{each: {"POST": answer} for each in (*posts, b"/v2/models/%b/infer" % path)},
-        **{each: {"GET": answer} for each in gets},
+        **{_raw(each): {"POST": answer} for each in posts},
+        **{_raw(each.format(name)): {"GET": answer} for each in gets},
     }

@@ -24,8 +24,8 @@ import msgspec
 import numpy as np
 
 from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded, Headers
-from roadworthy.codecs.formats import Formats
-from roadworthy.codecs.open_inference import HEAD_LENGTH, OpenInference
+from roadworthy.codecs.open_inference import HEAD_LENGTH
+from roadworthy.codecs.protocol import protocols
 from roadworthy.codecs.reading.bounds import Bounds
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import (
@@ -62,9 +62,8 @@ class Spec(msgspec.Struct):
     policy: Policy
 
     def make(self) -> Chooser:
-        """The protocols of that endpoint."""
-        signature = Signature.from_document(self.signature)
-        return Formats(signature, self.policy) if self.kind == "predict" else OpenInference("", signature, self.policy)
+        """The protocol for that endpoint."""
+        return protocols()[self.kind].bind("", Signature.from_document(self.signature), self.policy)
 
 
 class Job(msgspec.Struct):

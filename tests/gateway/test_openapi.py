@@ -1,0 +1,175 @@
+"""The OpenAPI document of an endpoint, and the gateway's pages: valid, bounded, with golden rows that the endpoint answers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from openapi_spec_validator import validate
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from roadworthy.codecs.openapi import MOST_COLUMNS, described, document
+from roadworthy.codecs.protocol import protocols
+from roadworthy.contract.policy import Policy
+from roadworthy.contract.snapshot import KeyEntry
+from roadworthy.package.packing.pack import pack
+from roadworthy.schema.batch import Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.rows import decode_rows
+from roadworthy.schema.signature import Field, Privacy, Signature
+from tests.gateway.test_real_packages import COMMAND, place
+
+MOST_BYTES = 1 << 20
+
+
+def document_of(signature: Signature, golden: list[Any] | None = None) -> dict[str, Any]:
+    """The document of an endpoint with this signature, whose golden rows are their own answers."""
+    rows = None if golden is None else decode_rows(Layout(signature.inputs), golden)[0]
+    about = described("e", signature, Policy(), None if rows is None else (rows, rows))
+    paths = {path: item for protocol in protocols().values() for path, item in protocol.openapi(about).items()}
+    found: dict[str, Any] = json.loads(msgspec.json.encode(document(about, paths, "1.0")))
+    return found
+
+
+FIELDS = (
+    Field("x", DType.FLOAT64, nullable=True, minimum="0.5", maximum="9.5"),
+    Field("n", DType.INT8),
+    Field("kind", DType.STRING, categories=("red", "blue"), categorical=True, nullable=True),
+    Field("usual", DType.STRING, categories=("a", "b")),
+    Field("at", DType.TIMESTAMP, minimum="0", maximum="86400000000"),
+    Field("any", DType.JSON),
+    Field("grid", DType.FLOAT32, (2, -1)),
+    Field("secret", DType.STRING, categories=("s3cret",), privacy=Privacy.DROP),
+)
+ROW = {
+    "x": None, "n": 1, "kind": "red", "usual": "z", "at": "2024-01-01T00:00:00Z", "any": {"k": [1]},
+    "grid": [[1, 2], [3, 4]], "secret": "private",
+}  # fmt: skip
+
+
+def test_it_says_what_the_endpoint_refuses_and_what_training_had() -> None:
+    """Constraints are those of the endpoint; ranges and usual categories of the training data are words and examples."""
+    found = document_of(Signature(FIELDS, FIELDS), [ROW])
+    validate(found)
+    columns = found["components"]["schemas"]["Row"]["properties"]
+    assert columns["x"] == {"type": ["number", "null"], "format": "double", "description": "In training: 0.5 to 9.5."}
+    assert columns["n"] == {"type": "integer", "minimum": -128, "maximum": 127}
+    assert columns["kind"] == {"type": ["string", "null"], "enum": ["red", "blue", None]}
+    assert columns["usual"] == {"type": "string", "examples": ["a", "b"]}
+    assert columns["at"]["description"] == "In training: 1970-01-01T00:00:00.000000Z to 1970-01-02T00:00:00.000000Z."
+    assert columns["any"] == {}
+    inner = {"type": "array", "items": {"type": "number", "format": "float"}}
+    assert columns["grid"] == {"type": "array", "minItems": 2, "maxItems": 2, "items": inner}
+    assert "s3cret" not in json.dumps(found)
+    body = found["paths"]["/v1/models/e:predict"]["post"]["requestBody"]["content"]
+    assert body["application/json"]["example"]["instances"][0]["kind"] == "red"
+    assert body["text/csv"]["example"].startswith("x,n,kind,usual,at,any,grid,secret\r\n,1,red,z,")
+    assert body["application/vnd.apache.arrow.stream"]["x-limits"] == {"columns": 10_000, "record_batches": 1_000}
+    assert set(found["paths"]) == {"/v1/models/e:predict", "/v2/models/e/infer", "/endpoints/e/invocations"}
+
+
+def test_it_is_bounded() -> None:
+    """10,000 columns with many long categories; golden rows that are too long are left out."""
+    many = tuple("c" * 60 + str(number) for number in range(1_000))
+    fields = tuple(Field(f"column {number}", DType.STRING, categories=many, categorical=True) for number in range(10_000))
+    found = document_of(Signature(fields, fields[:1]), [dict.fromkeys((field.name for field in fields), many[0])])
+    row = found["components"]["schemas"]["Row"]
+    assert len(row["properties"]) == len(row["required"]) == MOST_COLUMNS
+    assert "first 500 of 10000 columns" in row["description"]
+    assert "example" not in found["paths"]["/v1/models/e:predict"]["post"]["requestBody"]["content"]["application/json"]
+    assert len(json.dumps(found)) < MOST_BYTES
+
+
+KEYS = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("rw_all", "rw_none")}
+
+
+@pytest.fixture(scope="module")
+def worker(start_worker: Any, make_plan: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A real worker with a real package, whose callers need a key; one key may call another endpoint only."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"distance": np.round(rng.uniform(100, 900, 80), 1), "carrier": rng.choice(["UA", "DL"], 80)})
+    encode = make_column_transformer((OneHotEncoder(), ["carrier"]), remainder="passthrough")
+    model = make_pipeline(encode, LogisticRegression(max_iter=1_000)).fit(frame, frame["distance"] > 400)
+    folder = tmp_path_factory.mktemp("openapi")
+    package = pack(model, name="flights", inputs=frame, out=folder, compile=False)
+    plan = make_plan()
+    place(plan, folder / "home", package, allowed=True)
+    entries = (KeyEntry("a", KEYS["rw_all"], "predictor", None), KeyEntry("n", KEYS["rw_none"], "predictor", ("other",)))
+    options = {"folder": folder / "home", "command": COMMAND, "confinement": "best-effort"}
+    return start_worker(plan, snapshot=plan.snapshot(keys=entries), **options).wait_ready()
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header of a key."""
+    return {"authorization": f"Bearer {key}"}
+
+
+def test_every_golden_example_is_answered(worker: Any) -> None:
+    """The served document is valid, and each of its examples is a request that the endpoint answers as the document says."""
+    reply = worker.client.get("/v1/models/flights/openapi.json", headers=bearer("rw_all"))
+    assert reply.status_code == 200, reply.text
+    found = reply.json()
+    validate(found)
+    asked = []
+    for path, item in found["paths"].items():
+        for media, body in item["post"]["requestBody"]["content"].items():
+            if "example" in body:
+                text = body["example"] if isinstance(body["example"], str) else json.dumps(body["example"])
+                answer = worker.client.post(path, content=text, headers={"content-type": media, **bearer("rw_all")})
+                assert answer.status_code == 200, answer.text
+                expected = item["post"]["responses"]["200"]["content"]["application/json"].get("example")
+                assert expected in (None, answer.json())
+                asked.append((path.rpartition("/")[2], media))
+    assert {
+        ("flights:predict", "application/json"),
+        ("flights:predict", "text/csv"),
+        ("invocations", "text/csv"),
+        ("infer", "application/json"),
+    } <= set(asked)
+    assert worker.client.get("/v1/models/flights/openapi.json", headers=bearer("rw_all")).content == reply.content
+
+
+def test_it_needs_the_key_that_predictions_need(worker: Any) -> None:
+    """No key, and a key of other endpoints."""
+    path = "/v1/models/flights/openapi.json"
+    assert worker.client.get(path).json()["code"] == "no-key"
+    assert worker.client.get(path, headers=bearer("rw_none")).json()["code"] == "endpoint-not-allowed"
+    for path in ("/v2/models/flights/stats", "/v2/models/flights/config"):
+        assert worker.client.get(path, headers=bearer("rw_none")).status_code == 403
+    assert worker.client.get("/v2/models/stats", headers=bearer("rw_none")).json() == {"model_stats": []}
+    assert worker.client.post("/v2/repository/index", headers=bearer("rw_none")).json() == []
+    assert worker.client.post("/v2/repository/index").status_code == 401
+
+
+def test_the_page_is_complete_in_itself(worker: Any) -> None:
+    """It needs no key, tells nothing about endpoints, loads nothing, and only its own script may run."""
+    page = worker.client.get("/docs")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "flights" not in page.text
+    assert not re.search(r"(?:src|href)=|https?://|@import|\burl\(", page.text), "it loads something"
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "innerHTML" not in script, "text of a model could become markup"
+
+
+def test_the_front_page_says_where_to_go(worker: Any) -> None:
+    """HTML for browsers, JSON for others; V1's liveness is part of it."""
+    front = worker.client.get("/").json()
+    assert (front["status"], front["docs"]) == ("alive", "docs")
+    html = worker.client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
+    assert html.headers["content-type"].startswith("text/html")
+    assert 'href="docs"' in html.text
+    for path in ("docs", "readyz"):
+        assert worker.client.get(f"/{path}").status_code == 200
