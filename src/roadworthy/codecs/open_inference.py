@@ -29,7 +29,7 @@ from roadworthy.codecs.open_inference_messages import (
     TensorIn,
     parameter,
 )
-from roadworthy.codecs.open_inference_tensors import Column, FieldReader, to_json, to_raw
+from roadworthy.codecs.open_inference_tensors import Column, ColumnBlock, FieldReader, to_json, to_raw
 from roadworthy.codecs.open_inference_times import reader_of
 from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.steps import column_steps, few_rows, is_long, written
@@ -72,6 +72,7 @@ class _KnownHead(msgspec.Struct):
     Attributes:
         raw_bytes: how many bytes follow it. slow_bytes: how many of those are read value by value. rows: of the batch.
         columns: for each field, in order: its reader, the place of its bytes, and its shape.
+        block: the place of all columns, where they can be read together; else None.
         ignored, reply: see `Decoded`.
     """
 
@@ -81,6 +82,7 @@ class _KnownHead(msgspec.Struct):
     columns: list[tuple[FieldReader, slice, list[int]]]
     ignored: int
     reply: _Reply
+    block: slice | None = None
 
 
 class OpenInference:
@@ -95,6 +97,7 @@ class OpenInference:
         self._on_loop = on_loop
         self._heads = HeadReader(Bounds(signature.inputs, policy), len(signature.inputs), len(signature.outputs))
         self.layout = Layout(signature.inputs)
+        self._block = ColumnBlock(self.layout)
         self._outputs = {field.name: field for field in signature.outputs}
         self._readers = {field.name: reader_of(field, policy.timestamps.integers) for field in signature.inputs}
         self._has_columns = not all(field.shape for field in signature.inputs)
@@ -168,8 +171,10 @@ class OpenInference:
             known = self._known.get(head)
             if known is not None and known.raw_bytes == len(raw):
                 self._check_slow(known.slow_bytes)
-                columns = [reader.from_raw(raw[cut], shape) for reader, cut, shape in known.columns]
-                batch = Batch.from_columns(self.layout, columns, known.rows)
+                batch = None if known.block is None else self._block.read(raw[known.block], known.rows)
+                if batch is None:
+                    columns = [reader.from_raw(raw[cut], shape) for reader, cut, shape in known.columns]
+                    batch = Batch.from_columns(self.layout, columns, known.rows)
                 return Decoded(batch, json_bytes=json_bytes, ignored=known.ignored, reply=known.reply)
             request = self._read_head(head) if json_bytes else self._of_raw(raw)
         batch, ignored = self._read(request, raw, exactly=self._exactly(head))
@@ -275,6 +280,7 @@ class OpenInference:
                 chosen = reader.reading(tensor.datatype)
                 known.columns.append((chosen, cuts[name], tensor.shape))
                 known.slow_bytes += _bytes(cuts[name]) if chosen.slow else 0
+            known.block = self._block.place(cuts, known.rows)
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[head] = known
@@ -301,6 +307,10 @@ class OpenInference:
         count = self._common(rows)
         if cuts:
             self._check_slow(sum(_bytes(cuts[name]) for name, reader in readers.items() if reader.slow and name in cuts))
+        block = self._block.place(cuts, count)
+        together = None if block is None else self._block.read(raw[block], count)
+        if together is not None:
+            return together, ignored
         columns: list[Column] = []
         for name, reader in readers.items():
             tensor = tensors[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from roadworthy.codecs.reading.matrix import LEAST_BYTES, Numbers
 from roadworthy.codecs.reading.strict_json import read_document
 from roadworthy.codecs.reading.typed_rows import scalar_type
 from roadworthy.foundation.errors import InvalidInput, MalformedBody
-from roadworthy.schema.batch import Array, Layout
+from roadworthy.schema.batch import Array, Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_rows, hint_of
 from roadworthy.schema.signature import Field
@@ -235,6 +235,44 @@ class FieldReader:
             hint=hint_of(problem) if problem == "unknown-category" else _METADATA_HINT,
             facts={"fields": [{"name": name, "row": None, "problem": problem, "expected": expected}]},
         )
+
+
+class ColumnBlock:
+    """Reads raw columns of one number type together, where they follow each other in the order of the signature, as clients send
+    them. That takes less than half the time that the columns take one by one, most of which goes into their transposition."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._names = [field.name for field in layout.fields]
+        form = layout.blocks[0]
+        numbers = form.dtype.is_float or form.dtype.is_integer
+        self._possible = len(layout.blocks) == 1 and not form.tensor and numbers
+        self._possible = self._possible and not any(field.categorical for field in layout.fields)
+        self._dtype = form.dtype.numpy
+
+    def place(self, cuts: Mapping[str, slice], rows: int) -> slice | None:
+        """The bytes of all columns, or None if they must be read one by one.
+
+        Args:
+            cuts: the place of each binary input's bytes, by its name.
+            rows: of each column.
+        """
+        if not self._possible or not cuts.keys() >= set(self._names):
+            return None
+        size = rows * self._dtype.itemsize
+        start = end = int(cuts[self._names[0]].start)
+        for name in self._names:
+            if cuts[name] != slice(end, end + size):
+                return None
+            end += size
+        return slice(start, end)
+
+    def read(self, data: memoryview, rows: int) -> Batch | None:
+        """The rows; None if a value is not finite, so that the columns must be read one by one."""
+        values = np.frombuffer(data, dtype=self._dtype.newbyteorder("<")).reshape(len(self._names), rows)
+        if self._dtype.kind == "f" and not np.isfinite(values).all():
+            return None
+        return Batch(self._layout, rows, (Block(values.T.astype(self._dtype, order="C")),))
 
 
 def _leaves(value: Any) -> Sequence[Any]:
