@@ -26,6 +26,7 @@ from roadworthy.codecs.open_inference import OpenInference
 from roadworthy.codecs.predict_json import PredictJson
 from roadworthy.codecs.steps import at_once, column_steps, is_long, row_parts, written
 from roadworthy.contract.policy import Policy
+from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.foundation.errors import DeadlineExceeded, ModelFault, RoadworthyError
 from roadworthy.gateway.http import scheduler as module
 from roadworthy.gateway.http.messages import Reply
@@ -38,6 +39,7 @@ from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from roadworthy.serving.pipeline import Instruments
+from roadworthy.serving.split import Split
 from tests.schema.conftest import _batches
 from tests.waiting import HandClock, soon
 
@@ -336,7 +338,7 @@ class Edge:
             entry=SimpleNamespace(name="e", generation=1, policy=Policy()),
             admission=SimpleNamespace(identify=lambda _: "", enter=partial(self._count, 1), leave=partial(self._count, -1)),
             assignment=None,
-            split=SimpleNamespace(choose=lambda _: variant),
+            split=Split([variant], [FULL_SHARE]),
         )
         recorder: Any = SimpleNamespace(append=lambda kind, row: self.records.append((kind, row)))
         instruments = Instruments(SimpleNamespace(refused=lambda *_: None), recorder, lambda *_: None)  # type: ignore[arg-type]  # counts nothing

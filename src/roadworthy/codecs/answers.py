@@ -29,10 +29,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answers:
-    """Writes one endpoint's answers."""
+    """Writes one endpoint's answers.
+
+    Attributes:
+        write_json: the answer as JSON, a long one in steps.
+    """
 
     def __init__(self, outputs: Sequence[Field]) -> None:
-        self._write_json = JsonAnswers(outputs).write
+        self.write_json = JsonAnswers(outputs).write
         self._forms = forms()
 
     def choose(self, headers: Headers) -> Form | None:
@@ -50,7 +54,7 @@ class Answers:
         """The answer in the form that was chosen, a long one in steps."""
         form: Form | None = decoded.reply
         if form is None:
-            return self._write_json(answer)
+            return self.write_json(answer)
         batch = answer.batch()
         if form.append is not None and is_long(batch):
             return _write_in_steps(form, form.append, batch)
@@ -62,6 +66,7 @@ class Accepting:
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
+        self._own_encode = type(self).encode is not Accepting.encode
 
     def note(self, decoded: Decoded) -> bytes:  # noqa: ARG002 - the interface
         """Empty: the headers have everything that the answer depends on."""
@@ -77,8 +82,10 @@ class Accepting:
 
     def encode_in_steps(self, answer: Answer, decoded: Decoded, version: int) -> Encoded | Writing:
         """See `StepwiseProtocol`. A subclass with an `encode` of its own has that called, and its answers are written at once."""
-        if type(self).encode is not Accepting.encode:
+        if self._own_encode:
             return self.encode(answer, decoded, version)
+        if decoded.reply is None:  # JSON, as nearly every answer: not by way of `Answers.encode_in_steps`
+            return self._answers.write_json(answer)
         return self._answers.encode_in_steps(answer, decoded)
 
 

@@ -124,7 +124,7 @@ class Pipeline:
         self._log_fault = instruments.log_fault
         self._log_access = instruments.log_access
         self._refusal = instruments.refusal
-        self._variant = variant
+        self._variant = variant or endpoint.split.only
         # A request that names its version is never assigned. Bound once, so that requests without a rollout pay nothing.
         self.forward = self._submit if endpoint.assignment is None or variant is not None else self._assign
         self.timeout_s = policy.timeout_ms / 1_000

@@ -17,23 +17,26 @@ T = TypeVar("T")
 class Split(Generic[T]):
     """Variants with weights that add up to FULL_SHARE.
 
+    Attributes:
+        only: the variant of every key, where there is but one; else None.
+
     Raises:
         ValueError: there is no variant, a weight is negative, or the weights do not add up.
     """
 
-    __slots__ = ("_bounds", "_only", "variants")
+    __slots__ = ("_bounds", "only", "variants")
 
     def __init__(self, variants: Sequence[T], weights: Sequence[int]) -> None:
         if not variants or sum(weights) != FULL_SHARE or any(weight < 0 for weight in weights):
             raise ValueError(f"the weights of a split must add up to {FULL_SHARE}; they are {list(weights)}")
         self.variants = tuple(variants)
         self._bounds = tuple(accumulate(weights))
-        self._only = self.variants[0] if len(self.variants) == 1 else None
+        self.only = self.variants[0] if len(self.variants) == 1 else None
 
     def choose(self, key: str) -> T:
         """The variant for a key: a user, a session, or the prediction's own id."""
-        if self._only is not None:
-            return self._only
+        if self.only is not None:
+            return self.only
         return self.variants[bisect_right(self._bounds, point_of(key))]
 
 

@@ -111,11 +111,12 @@ class ConnectionContext:
 class _Refused:
     """The last answer of a connection that received something other than a request."""
 
-    __slots__ = ("admitted", "id", "prediction_id", "reply")
+    __slots__ = ("admitted", "id", "last", "prediction_id", "reply")
 
     def __init__(self, own: str, fault: Unreadable) -> None:
         self.id = self.prediction_id = own
         self.admitted = False
+        self.last = True
         self.reply = problem(fault.error, own)
         self.reply.status = fault.status
 
@@ -457,7 +458,7 @@ class Connection(HttpToolsProtocol):
             pending.popleft()
             if self.transport.is_closing():
                 continue
-            last = isinstance(first, _Refused) or first.last or self._context.closing or (self.closing and not pending)
+            last = first.last or self._context.closing or (self.closing and not pending)
             self.transport.write(respond(first, first.reply, self.server_state.default_headers, close=last))
             if last:
                 self._end()

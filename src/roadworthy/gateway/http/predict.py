@@ -93,9 +93,11 @@ class HttpPrediction(Prediction):
         self.reply: Reply | None = None
         self.writing: Generator[None, None, Reply] | None = None
 
-    def settled(self, outcome: Outcome) -> None:
-        """Answer the request."""
-        self.predict.finish(self, outcome)
+    def settle(self, outcome: Outcome) -> None:
+        """As in PendingRequest; its two steps as one call, since every request is settled."""
+        if not self.done:
+            self.done = True
+            self.predict.finish(self, outcome)
 
     def drop(self) -> None:
         """The caller is gone: release what the request holds, and count it."""
@@ -146,7 +148,9 @@ class Predict(Pipeline):
         """Check the request by its head alone. A refused request is settled before its body arrives."""
         headers = call.headers
         try:
-            self._admit(call)
+            self.admit(call)
+            if TIMEOUT_HEADER in headers:
+                _shorten(call)
             call.protocol = self._protocol.choose(headers)
             if b"content-encoding" in headers:
                 is_compressed(headers[b"content-encoding"])
@@ -159,14 +163,11 @@ class Predict(Pipeline):
         repeated."""
         call.protocol = protocol
         try:
-            self._admit(call)
+            self.admit(call)
+            if TIMEOUT_HEADER in call.headers:
+                _shorten(call)
         except RoadworthyError as error:
             call.settle(error)
-
-    def _admit(self, call: HttpPrediction) -> None:
-        self.admit(call)
-        if TIMEOUT_HEADER in call.headers:
-            call.deadline = min(call.deadline, call.started + _own_timeout_s(call.headers[TIMEOUT_HEADER]))
 
     def run(self, call: HttpPrediction, body: bytes) -> None:
         """Take a place, decode the body, and forward the rows to a version."""
@@ -236,14 +237,16 @@ class Predict(Pipeline):
     def finish(self, call: HttpPrediction, outcome: Outcome) -> None:
         """Encode the answer or the error; count, record and send it. A long answer is written in steps, while others are served.
         Every opened prediction ends here, in `_written`, or in `abandon`."""
+        fault: RoadworthyError | None
         if isinstance(outcome, Answer):
+            fault = outcome.instead_of
             try:
                 decoded, variant = call.decoded, call.variant
                 if decoded is None or variant is None:
                     raise ValueError("an answer came for a request that was not submitted")
                 if isinstance(outcome.by, Variant):
                     variant = call.by = outcome.by
-                encode = getattr(call.protocol, "encode_in_steps", call.protocol.encode)
+                encode = getattr(call.protocol, "encode_in_steps", None) or call.protocol.encode
                 encoded: Encoded | Writing = encode(outcome, decoded, variant.number)
                 if not isinstance(encoded, Encoded) or len(encoded.body) > STEP_BYTES:
                     call.writing = self._write(call, outcome, encoded)
@@ -255,10 +258,12 @@ class Predict(Pipeline):
             except Exception as error:  # noqa: BLE001 - as in `run`
                 reply = self._refuse(call, as_error(self.noted(call, error)))
         else:
+            fault = outcome
             if isinstance(outcome, ModelFault):
                 self.noted(call, outcome)
             reply = self._refuse(call, outcome)
-        let_go(outcome.instead_of if isinstance(outcome, Answer) else outcome)
+        if fault is not None:
+            let_go(fault)
         self._end(call, reply)
         call.exchange.answer(call, reply)
 
@@ -329,6 +334,11 @@ def _decode(call: HttpPrediction, body: bytes, limit: int) -> Decoded:
         body = decompress(body, encodings, limit)
     call.body = body
     return call.protocol.decode(call.headers, body)
+
+
+def _shorten(call: HttpPrediction) -> None:
+    """Bring the deadline forward to the caller's own."""
+    call.deadline = min(call.deadline, call.started + _own_timeout_s(call.headers[TIMEOUT_HEADER]))
 
 
 def _own_timeout_s(text: bytes) -> float:
