@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import roadworthy as rw
+from roadworthy.contract.api.rollouts import Finding, Rollout
 from shell import context, roadworthy, say, show
 from traffic import TOLERANCE, Answer, Endpoint, Traffic, largest_difference
 
@@ -28,13 +29,13 @@ class Look:
     """The rollout at one moment of the monotonic clock, in seconds."""
 
     at: float
-    rollout: Any
+    rollout: Rollout
 
     @property
     def evidence(self) -> float:
         """How strongly its errors speak against the new version."""
-        findings = (self.rollout["verdict"] or {}).get("findings", ())
-        return max((exp(each["log_e"]) for each in findings), default=1.0)
+        findings = () if self.rollout.verdict is None else self.rollout.verdict.findings
+        return max((exp(each.log_e) for each in findings), default=1.0)
 
 
 def go_back_by_itself(endpoint: Endpoint, rows: pd.DataFrame, right: Right) -> None:
@@ -55,12 +56,12 @@ def go_back_by_itself(endpoint: Endpoint, rows: pd.DataFrame, right: Right) -> N
     tell_return(answers, looks, rows)
 
 
-def check_return(answers: list[Answer], ended: Any, right: Right) -> None:
+def check_return(answers: list[Answer], ended: Rollout, right: Right) -> None:
     """The controller rolled it back for its errors, and only requests to the broken version failed."""
     errors = errors_of(ended)
-    assert (ended["outcome"], ended["code"], ended["decided_by"]) == ("rolled-back", "worse", "controller"), ended
-    assert errors["bad"] >= 3, errors
-    assert errors["stable_bad"] == 0, errors
+    assert (ended.outcome, ended.code, ended.decided_by) == ("rolled-back", "worse", "controller"), ended
+    assert errors.bad >= 3, errors
+    assert errors.stable_bad == 0, errors
     failed = [answer for answer in answers if answer.status != 200]
     assert {answer.version for answer in failed} == {BROKEN}, "a request to another version failed"
     assert {answer.version for answer in answers[-100:]} == {STABLE}, "the broken version still gets requests"
@@ -71,12 +72,12 @@ def tell_return(answers: list[Answer], looks: list[Look], rows: pd.DataFrame) ->
     """Print the verdict, its evidence, its duration and its effect on callers."""
     ended = looks[-1].rollout
     errors, failed = errors_of(ended), [answer for answer in answers if answer.status != 200]
-    evidence, bound = exp(errors["log_e"]), exp(errors["log_e_bound"])
-    say(f"  verdict {ended['verdict']['outcome']} ({ended['code']}), {ended['outcome']} by the {ended['decided_by']}:")
-    say(f"    {BROKEN} failed {errors['bad']} of {errors['samples']} requests, {STABLE} {errors['stable_bad']} of "
-        f"{errors['stable_samples']}; an equal version fails as often in one of {evidence:,.0f} rollouts")  # fmt: skip
-    say(f"    (E {evidence:,.0f}, rolled back from {bound:,.0f} on; p {errors['p']:.2g})")
-    decided_s = next(look.at for look in looks if look.rollout["code"] == "worse") - failed[0].at
+    evidence, bound = exp(errors.log_e), exp(errors.log_e_bound)
+    say(f"  verdict {ended.verdict and ended.verdict.outcome} ({ended.code}), {ended.outcome} by the {ended.decided_by}:")
+    say(f"    {BROKEN} failed {errors.bad} of {errors.samples} requests, {STABLE} {errors.stable_bad} of "
+        f"{errors.stable_samples}; an equal version fails as often in one of {evidence:,.0f} rollouts")  # fmt: skip
+    say(f"    (E {evidence:,.0f}, rolled back from {bound:,.0f} on; p {errors.p:.2g})")
+    decided_s = next(look.at for look in looks if look.rollout.code == "worse") - failed[0].at
     last_s = max(answer.at for answer in answers if answer.version == BROKEN) - failed[0].at
     say(f"  decided {decided_s:.1f} s after its first failure; its last answer came {last_s:.1f} s after that failure")
     say(f"  {len(failed)} callers got an error, such as: {failed[0].status} {failed[0].error} (a flight to "
@@ -85,9 +86,10 @@ def tell_return(answers: list[Answer], looks: list[Look], rows: pd.DataFrame) ->
     say(f"  no request to {STABLE} failed, of {stable:,}; every other answer equals that of the named version's pipeline")
 
 
-def errors_of(rollout: Any) -> Any:
+def errors_of(rollout: Rollout) -> Finding:
     """The finding of its criterion `errors`."""
-    return next(each for each in rollout["verdict"]["findings"] if each["signal"] == "errors")
+    findings = () if rollout.verdict is None else rollout.verdict.findings
+    return next(each for each in findings if each.signal == "errors")
 
 
 def go_forward_by_evidence(endpoint: Endpoint, rows: pd.DataFrame, right: Right) -> None:
@@ -102,7 +104,7 @@ def go_forward_by_evidence(endpoint: Endpoint, rows: pd.DataFrame, right: Right)
         now = client.endpoint("flights")
     answers = [answer for answer in traffic.answers if answer.at >= begun]
     assert {answer.status for answer in answers} == {200}, "a prediction failed during the rollout"
-    assert (now["version"], now["previous"]) == (GOOD, STABLE)
+    assert (now.version, now.previous) == (GOOD, STABLE)
     assert largest_difference(answers, right) <= TOLERANCE
     say(f"  promoted in {took_s:.1f} s, by evidence at each step; none of {len(answers):,} requests failed")
 
@@ -121,8 +123,8 @@ def timeline(answers: list[Answer], looks: list[Look], begun: float) -> None:
     for since_s in np.arange(0.0, whole_s, each_s):
         inside = [answer for answer in answers if since_s <= answer.at - begun < since_s + each_s]
         known = [look for look in looks if look.at - begun < since_s + each_s] or looks[:1]
-        shares = [look.rollout["share"] for look in known if look.at - begun >= since_s]
-        share = " -> ".join(f"{each:g}" for each in dict.fromkeys(shares or [known[-1].rollout["share"]]))
+        shares = [look.rollout.share for look in known if look.at - begun >= since_s]
+        share = " -> ".join(f"{each:g}" for each in dict.fromkeys(shares or [known[-1].rollout.share]))
         cells = [f"{share + ' %':>18}"]
         for version in (STABLE, BROKEN):
             asked = [answer for answer in inside if answer.version == version]

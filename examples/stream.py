@@ -26,7 +26,7 @@ model = LinearRegression().fit(training, 20 * training["voltage"] + 0.1 * traini
 package = rw.pack(model, name="sensor", inputs=training)
 client = rw.Client()
 version = client.push(package.path, allow_code=package.digest if package.carries_code else None)
-client.wait(client.deploy(f"sensor:{version['version']}", "sensor"))
+client.wait(client.deploy(f"sensor:{version.version}", "sensor"))
 
 # %% The stream
 BLOCK_ROWS, MOST_IN_FLIGHT, MOST_ATTEMPTS = 250, 4, 5

@@ -55,7 +55,7 @@ for package in packages:
     # A package that carries code, such as a pickle, is accepted only when its digest is named.
     allowed = package.digest if package.carries_code else None
     pushed.append(client.push(package.path, allow_code=allowed))
-first, second = (f"churn:{version['version']}" for version in pushed)
+first, second = (f"churn:{version.version}" for version in pushed)
 for reference in (first, second):
     client.wait(client.deploy(reference, "churn"))
     print(reference, "serves")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from roadworthy.client import Client
-from roadworthy.client.rollouts import Rollout
+from roadworthy.contract.api.rollouts import Rollout
 from roadworthy.foundation.errors import Conflict
 
 TIMEOUT_S = 90.0
@@ -41,14 +41,14 @@ async def until(client: Client, begun: Rollout, true: Callable[[Rollout], bool],
     """
     deadline = time.monotonic() + TIMEOUT_S
     while True:
-        found = await asyncio.to_thread(client.rollouts.get, begun["endpoint"], begun["id"])
+        found = await asyncio.to_thread(client.rollouts.get, begun.endpoint, begun.id)
         if true(found):
             return found
-        if found["outcome"] is not None or time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: never happened to {found['version']}; {found['code']}, {found['text']}")
+        if found.outcome is not None or time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: never happened to {found.version}; {found.code}, {found.text}")
         await asyncio.sleep(_LOOK_S)
 
 
 def is_over(rollout: Rollout) -> bool:
     """Whether a rollout has an outcome."""
-    return rollout["outcome"] is not None
+    return rollout.outcome is not None

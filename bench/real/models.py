@@ -161,7 +161,7 @@ def register(service: Service, folder: Path, name: str, kinds: set[Kind]) -> Cas
             if package.path is None:
                 raise RuntimeError("the package was not written")
             pushed = client.push(package.path, allow_code=package.digest)
-            versions.append(f"{name}:{pushed['version']}")
+            versions.append(f"{name}:{pushed.version}")
         client.wait(client.deploy(versions[0], name))
     needed.unlink()
     return Cast(name, versions[0], versions[1], dict(zip(broken, versions[2:], strict=True)))

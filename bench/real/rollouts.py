@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from bench.load.traffic import Outcome, causes, only
 from bench.real.cases import WITHHELD, Case, Way
 from bench.real.following import TIMEOUT_S, begin, is_over, until
 from bench.real.models import Cast, Sums
 from roadworthy.client import Client
-from roadworthy.client.rollouts import Rollout
+from roadworthy.contract.api.rollouts import Rollout
+from roadworthy.contract.api.system import Event
 
 _SPLIT, _FINISHED = "rollout-split", "rollout-finished"
 
@@ -45,14 +45,14 @@ class Made:
     @property
     def right(self) -> bool:
         """Whether the rollout ended as it should, without failures that it does not explain."""
-        ending = (str(self.document["outcome"]), self.document["code"])
+        ending = (str(self.document.outcome), self.document.code)
         held = ending != WITHHELD or self.withheld
         return ending in self.case.endings and held and not self.wrong
 
     @property
     def withheld(self) -> bool:
         """Whether the version lost its traffic because it was over a limit."""
-        return self.document["withdrawn"] == "over-limit"
+        return self.document.withdrawn == "over-limit"
 
     @property
     def explained(self) -> list[Outcome]:
@@ -74,8 +74,8 @@ class Made:
     def told(self) -> str:
         """The result in one line."""
         seen = f"{len(self.canary):,} requests" + (f", {self.pairs:,} pairs" if self.pairs else "")
-        ended = f"{self.document['outcome']} ({self.document['code']}) after {self.decided_s:.1f} s, {seen}"
-        why = "" if self.right else f"  WRONG: {self.document['text']} {causes(self.wrong)}"
+        ended = f"{self.document.outcome} ({self.document.code}) after {self.decided_s:.1f} s, {seen}"
+        why = "" if self.right else f"  WRONG: {self.document.text} {causes(self.wrong)}"
         return f"{self.case.kind.value}, {self.case.way.value}: {ended}{why}"
 
 
@@ -107,15 +107,15 @@ class Lane:
         after = await asyncio.to_thread(_newest_event, client)
         begun = await begin(client, name, version, case.plan())
         ended = await until(client, begun, is_over, "it is over")
-        if ended["outcome"] == "promoted":
+        if ended.outcome == "promoted":
             if version == self.cast.spare:
                 self.cast.promoted()
             else:  # a wrong decision, which is reported; the next rollout still begins with a healthy version
                 await asyncio.to_thread(client.rollback, name)
         await self.traffic.wait_for(only(self.cast.stable), TIMEOUT_S)
-        events = await asyncio.to_thread(_events_of, client, after, begun["id"])
+        events = await asyncio.to_thread(_events_of, client, after, begun.id)
         seen = self.traffic.outcomes[mark:]
-        pairs = max((each["samples"] for each in (ended["verdict"] or {"findings": []})["findings"]), default=0)
+        pairs = max((each.samples for each in (ended.verdict.findings if ended.verdict else ())), default=0)
         return Made(
             case,
             ended,
@@ -139,24 +139,24 @@ def _newest_event(client: Client) -> int:
     number = 0
     while True:
         page = client.events(number)
-        if not page["items"]:
+        if not page.items:
             return number
-        number = int(page["next"])
+        number = int(page.next)
 
 
-def _events_of(client: Client, after: int, rollout: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _events_of(client: Client, after: int, rollout: str) -> list[Event]:
+    found: list[Event] = []
     while True:
         page = client.events(after)
-        if not page["items"]:
+        if not page.items:
             return found
-        after = int(page["next"])
-        found += [event for event in page["items"] if event["detail"].get("rollout") == rollout]
+        after = int(page.next)
+        found += [event for event in page.items if event.detail.get("rollout") == rollout]
 
 
-def _decided_s(document: Rollout, events: list[dict[str, Any]]) -> float:
-    splits = [event for event in events if event["kind"] == _SPLIT]
-    back = [event for event in splits[1:] if event["detail"]["share"] == 0]
-    end = (back or [event for event in events if event["kind"] == _FINISHED])[-1]
-    begun = splits[0]["at"] if splits else document["started_at"]
-    return (datetime.fromisoformat(end["at"]) - datetime.fromisoformat(begun)).total_seconds()
+def _decided_s(document: Rollout, events: list[Event]) -> float:
+    splits = [event for event in events if event.kind == _SPLIT]
+    back = [event for event in splits[1:] if event.detail["share"] == 0]
+    end = (back or [event for event in events if event.kind == _FINISHED])[-1]
+    begun = splits[0].at if splits else document.started_at
+    return (datetime.fromisoformat(end.at) - datetime.fromisoformat(begun)).total_seconds()

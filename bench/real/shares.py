@@ -16,7 +16,7 @@ from bench.real.following import begin, until
 from bench.real.models import USER_HEADER, Cast, Kind, Sums
 from bench.service import Service
 from roadworthy.client import Client
-from roadworthy.client.rollouts import Rollout
+from roadworthy.contract.api.rollouts import Rollout
 
 LEVEL = 0.999
 _LOOK_S = 0.05
@@ -54,7 +54,7 @@ class Observed:
 
 
 def _stands(share: int, rollout: Rollout) -> bool:
-    return (rollout["share"], rollout["code"]) == (share, _STANDS)
+    return (rollout.share, rollout.code) == (share, _STANDS)
 
 
 @dataclass(frozen=True, slots=True)

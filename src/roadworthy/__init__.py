@@ -12,7 +12,7 @@ from roadworthy.version import __version__
 TYPE_CHECKING = False  # type checkers know the name; importing it takes half as long as starting Python
 
 if TYPE_CHECKING:
-    from roadworthy.client import Client, Prediction
+    from roadworthy.client import AsyncClient, Client, Prediction
     from roadworthy.foundation.errors import (
         ClientError,
         Conflict,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from roadworthy.packing import pack
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "ClientError",
     "Conflict",
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncClient": "roadworthy.client",
     "Client": "roadworthy.client",
     "Model": "roadworthy.package.model",
     "Package": "roadworthy.package.package",

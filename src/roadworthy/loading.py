@@ -83,7 +83,7 @@ def _fetched(cache: Path, reference: str, settings: Settings) -> Package:
     from roadworthy.client import Client
 
     with Client.from_settings(settings.client) as client, tempfile.TemporaryDirectory(dir=cache) as scratch:
-        digest = str(client.version(reference)["digest"])
+        digest = str(client.version(reference).digest)
         package = _whole(cache / digest.removeprefix("sha256:"))
         if package is None:
             packed = Path(scratch, f"fetched{SUFFIX}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from bench.load.traffic import Outcome
 from bench.real.cases import ALL, Case, Way, drawn
@@ -13,8 +14,9 @@ from bench.real.measuring import LEAST_ROLLOUTS, Plan, Story, run
 from bench.real.models import Kind
 from bench.real.rollouts import Made
 from bench.real.shares import Observed
-from roadworthy.client.rollouts import Rollout
+from roadworthy.contract.api.rollouts import Rollout
 from roadworthy.rollout.plan.parse import check_plan
+from tests.contract.filled import filled
 
 SHORT = (
     Case(Kind.FAILING, Way.CANARY),
@@ -62,7 +64,8 @@ def test_every_target_is_judged(story: Story) -> None:
 
 
 def _made(case: Case, outcome: str, code: str, **more: Any) -> Made:
-    document = cast("Rollout", {"outcome": outcome, "code": code, "text": "", "withdrawn": more.pop("withdrawn", None)})
+    withdrawn = more.pop("withdrawn", None)
+    document = structs.replace(filled(Rollout), outcome=outcome, code=code, text="", withdrawn=withdrawn)
     return replace(Made(case, document, 1.0, [], [], 0), **more)
 
 

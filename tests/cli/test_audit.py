@@ -11,7 +11,7 @@ def test_the_newest_entries_of_one_subject_or_all(run: Run, control: ControlProc
     """As a table and as JSON, newest first, with the id of the key that acted."""
     environment = {"ROADWORTHY_CONTROL_URL": control.url, "ROADWORTHY_KEY": control.admin_key}
     with Client(control_url=control.url, key=control.admin_key) as client:
-        key_id = client.create_key("predictor", ["flights"])["id"]
+        key_id = client.create_key("predictor", ["flights"]).id
         client.revoke_key(key_id)
     first, created = read(run("audit", "list", "--subject", key_id, "--json", **environment))
     assert (first["verb"], created["verb"], created["subject"]) == ("key-revoke", "key-create", key_id)

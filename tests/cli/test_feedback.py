@@ -11,10 +11,13 @@ import httpx
 import pandas as pd
 import polars as pl
 import pytest
+from msgspec import convert
 
 from roadworthy.cli.commands.rollout_texts import details
 from roadworthy.client import Client
 from roadworthy.client.feedback import items_of
+from roadworthy.contract.api.feedback import Outcome
+from roadworthy.contract.api.rollouts import Rollout
 from roadworthy.foundation.errors import Forbidden, InvalidInput, NotFound
 from tests.cli.conftest import Run, read
 from tests.control.fleet import Fleet, three_versions
@@ -71,7 +74,7 @@ def test_files_are_told_and_told_again(feedback: Callable[..., Any], served: Ser
     assert "unknown        1 (no record of the prediction, or no record yet)" in told.stdout
     assert f"{ids[1]}: revenue is 501; the plan allows 0 to 500" in told.stdout
     assert "not counted by the plan: late" in told.stdout
-    shown = details(current(admin))
+    shown = details(convert(current(admin), Rollout))
     for line in (
         ("converted", "stable", "30", "1"),
         ("converted", "canary", "30", "0"),
@@ -144,11 +147,11 @@ def test_the_typed_client_takes_items_lists_and_frames(control: ControlProcess, 
     seen: list[tuple[int, int]] = []
     with Client(control_url=control.url, key=control.admin_key) as client:
         one = client.feedback("line", {"prediction_id": ids[0], "correct": True})
-        assert one["items"] == [{"prediction_id": ids[0], "result": "taken"}]
+        assert one.items == [Outcome(prediction_id=ids[0], result="taken")]
         reply = client.feedback("line", frame, progress=lambda sent, whole: seen.append((sent, whole)))
-        assert (reply["counts"]["taken"], seen) == (1_200, [(1_000, 1_200), (1_200, 1_200)])
+        assert (reply.counts["taken"], seen) == (1_200, [(1_000, 1_200), (1_200, 1_200)])
         listed = client.feedback("line", [{"prediction_id": ids[0], "correct": True}])
-        assert listed["counts"]["duplicate"] == 1
+        assert listed.counts["duplicate"] == 1
         with pytest.raises(NotFound):
             client.feedback("nothing", {"prediction_id": ids[0], "correct": True})
         with pytest.raises(InvalidInput):
@@ -196,5 +199,5 @@ def test_g17_items_that_cannot_be_read_are_sent_as_they_are(control: ControlProc
     ]  # fmt: skip
     with Client(control_url=control.url, key=control.admin_key) as client:
         reply = client.feedback("line", [*odd, {"prediction_id": one, "correct": True}])
-        assert client.feedback("line", {"correct": True})["items"][0]["result"] == "invalid"
-    assert [each["result"] for each in reply["items"]] == ["invalid"] * len(odd) + ["taken"]
+        assert client.feedback("line", {"correct": True}).items[0].result == "invalid"
+    assert [each.result for each in reply.items] == ["invalid"] * len(odd) + ["taken"]

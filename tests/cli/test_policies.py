@@ -6,15 +6,17 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from roadworthy.cli import exits
 from roadworthy.cli.commands.policies import description, read_policy
+from roadworthy.contract.api.endpoints import Endpoint
 from roadworthy.control.resources.policies import merged
 from roadworthy.foundation.errors import InvalidRequest
+from tests.contract.filled import filled
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -79,19 +81,8 @@ def test_an_endpoint_is_described_with_all_its_policies() -> None:
         "cache": {"ttl_s": 30},
         "fallback": [{"kind": "version"}, {"kind": "static", "value": 0}],
     }
-    document: dict[str, Any] = {
-        "name": "e",
-        "state": "serving",
-        "version": "m:2",
-        "digest": "sha256:" + "a" * 64,
-        "previous": "m:1",
-        "pending": None,
-        "generation": 3,
-        "changed_at": "2026-01-01T00:00:00Z",
-        "changed_by": "key-1",
-        "policy": merged(None, asked),
-    }
-    text = description(document)
+    endpoint = structs.replace(filled(Endpoint), version="m:2", pending=None, policy=merged(None, asked))
+    text = description(endpoint)
     lines = [re_spaced(line) for line in text.splitlines()]
     assert "version m:2" in lines
     assert "timeout_ms 500 60000" in lines

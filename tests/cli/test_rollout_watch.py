@@ -13,8 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec import convert
 
 from roadworthy.cli.commands.rollout_texts import details
+from roadworthy.contract.api import rollouts as api
 from tests.cli.conftest import COMMAND, read
 from tests.cli.terminal import Screen, Terminal
 from tests.conftest import eventually
@@ -137,7 +139,7 @@ def test_lines_where_no_picture_can_move(
 
 def test_narrow_terminals_get_broken_lines(rollout: Rollout, fleet: Fleet, admin: httpx.Client) -> None:
     """Continuation lines are indented; wide terminals and files get whole lines."""
-    begun = read(rollout("start", "line", "line:2", *PLAN, "--json"))
+    begun = convert(read(rollout("start", "line", "line:2", *PLAN, "--json")), api.Rollout)
     assert max(map(len, details(begun, 60).splitlines())) <= 60
     assert "line:2\n" in details(begun)
     assert len(details(begun, 60).splitlines()) > len(details(begun).splitlines())

@@ -10,12 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec import convert, structs
 
 from roadworthy.cli.commands.registry import endpoint_table
 from roadworthy.cli.commands.rollout_texts import details, history_table, line
 from roadworthy.client import Client
+from roadworthy.contract.api.endpoints import Endpoint
+from roadworthy.contract.api.rollouts import Rollout, WatchedSignal
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from tests.cli.conftest import read
+from tests.contract.filled import filled
 from tests.control.fleet import FAST, Fleet, follow_until
 from tests.control_plane import ControlProcess
 
@@ -66,7 +70,7 @@ def test_what_people_decide(rollout: Callable[..., Any], fleet: Fleet, admin: ht
     assert again.returncode == 4
     assert "step 1 of 2, 5 % of the traffic" in again.stderr
     assert read(rollout("pause", "line", "--json"))["paused"] is True
-    listed = endpoint_table([admin.get("/api/v1/endpoints/line").json()])
+    listed = endpoint_table([convert(admin.get("/api/v1/endpoints/line").json(), Endpoint)])
     assert "line:3 stepping: step 1, 5 %, paused" in listed
     assert read(rollout("resume", "line", "--json"))["paused"] is False
     assert read(rollout("promote", "line", "--json"))["share"] == 100
@@ -139,74 +143,69 @@ def test_the_typed_client_and_the_events(control: ControlProcess, fleet: Fleet, 
         begun = client.rollouts.start("line", "line:2", {**FAST, "criteria": ["errors", "slow"], "sticky": {"header": "X-User"}})
         with pytest.raises(Conflict) as second:
             client.rollouts.start("line", "line:3", FAST)
-        assert second.value.facts["rollout"] == begun["id"]
+        assert second.value.facts["rollout"] == begun.id
         follow_until(fleet, admin, lambda found: found["share"] == 5)
         entry = fleet.entry().rollout
-        assert (entry.id, entry.sticky_header, entry.signals) == (begun["id"], "X-User", ("errors", "slow"))
+        assert (entry.id, entry.sticky_header, entry.signals) == (begun.id, "X-User", ("errors", "slow"))
         assert 1_000 <= entry.slow_us <= 1_100
         page = client.events()
-        assert [event["kind"] for event in page["items"]] == ["rollout-started", "rollout-split"]
+        assert [event.kind for event in page.items] == ["rollout-started", "rollout-split"]
         heard: list[Any] = []
-        waiting = threading.Thread(target=lambda: heard.append(client.events(page["next"], wait_s=20)))
+        waiting = threading.Thread(target=lambda: heard.append(client.events(page.next, wait_s=20)))
         waiting.start()
-        assert client.rollouts.abort("line")["done"] is True
+        assert client.rollouts.abort("line").done is True
         waiting.join()
-        assert heard[0]["items"][0]["detail"]["share"] == 0
+        assert heard[0].items[0].detail["share"] == 0
         follow_until(fleet, admin, lambda found: found["phase"] == "finished")
-        assert [found["outcome"] for found in client.rollouts.history("line")] == ["aborted"]
+        assert [found.outcome for found in client.rollouts.history("line")] == ["aborted"]
         assert client.rollouts.in_progress() == []
-        assert next(client.rollouts.watch("line"))["decided_by"] == control.admin_id
+        assert next(client.rollouts.watch("line")).decided_by == control.admin_id
 
 
 @pytest.fixture
-def shown() -> dict[str, Any]:
-    """A rollout as the API shows it."""
-    said = {"signal": "drift", "on_alarm": "hold", "outcome": "no-evidence", "samples": 0, "stable_samples": 1_204}
-    return {
-        **dict.fromkeys(("id", "strategy", "stable", "version", "code", "started_by"), "x"),
+def shown() -> Rollout:
+    """A rollout that is held, with one watched signal."""
+    watched = structs.replace(
+        filled(WatchedSignal), signal="drift", outcome="no-evidence", samples=0, stable_samples=1_204, text="no answer yet"
+    )
+    changes = {
+        **dict.fromkeys(("step_left_s", "deadline_left_s", "ended_at", "outcome", "verdict", "withdrawn")),
         "endpoint": "line",
-        **dict.fromkeys(("step_left_s", "deadline_left_s", "ended_at", "outcome", "verdict", "withdrawn", "paused")),
         "phase": "stepping",
         "step": 1,
         "steps": 2,
         "share": 5.0,
         "shadow": 0.0,
+        "paused": False,
         "text": "held",
         "left_out": {},
         "plan": {"steps": []},
         "metrics": [],
+        "watched": [watched],
         "started_at": "2026-11-21T14:00:00.000000+00:00",
-        "watched": [{**said, "text": "no answer yet"}],
     }
+    return structs.replace(filled(Rollout), **changes)
 
 
-def test_watched_signals_are_shown_with_their_samples(shown: dict[str, Any]) -> None:
+def test_watched_signals_are_shown_with_their_samples(shown: Rollout) -> None:
     """In the line of a log and in the details; a plan without watched signals prints none."""
     assert line(shown) == "stepping, step 1 of 2, 5 % | drift no-evidence (0 samples) | held"
     row, why = (row for row in details(shown).splitlines() if row.startswith("drift"))
     assert row.split() == ["drift", "no-evidence", "0", "1,204"]
     assert why == "drift: no answer yet"
-    assert "WATCHED" not in details({**shown, "watched": []})
-    assert line({**shown, "watched": []}) == "stepping, step 1 of 2, 5 % | held"
+    assert "WATCHED" not in details(structs.replace(shown, watched=[]))
+    assert line(structs.replace(shown, watched=[])) == "stepping, step 1 of 2, 5 % | held"
 
 
-def test_an_inconclusive_rollout_says_so_and_what_a_person_can_do(shown: dict[str, Any]) -> None:
+def test_an_inconclusive_rollout_says_so_and_what_a_person_can_do(shown: Rollout) -> None:
     """A rollout held at its deadline waits for an operator; a rolled-back one has that as its outcome."""
-    held = {
-        **shown,
-        "code": "inconclusive",
-        "text": "no decision before the deadline; missing in step 1: errors: …",
-    }
+    text = "no decision before the deadline; missing in step 1: errors: …"
+    held = structs.replace(shown, code="inconclusive", text=text)
     told = details(held)
     assert "no decision before the deadline; missing in step 1: errors: … (inconclusive)" in told
     assert "`roadworthy rollout promote line` or `roadworthy rollout abort line`" in told
-    back = {
-        **held,
-        "phase": "finished",
-        "outcome": "inconclusive",
-        "ended_at": shown["started_at"],
-        "decided_by": "controller",
-    }
+    ended = {"outcome": "inconclusive", "ended_at": shown.started_at, "decided_by": "controller"}
+    back = structs.replace(held, phase="finished", **ended)
     assert details(back).count("inconclusive, step 1 of 2, 5 %") == 1
     assert "rollout promote" not in details(back)
-    assert {"inconclusive", held["text"]} <= {cell.strip() for cell in history_table([back]).splitlines()[1].split("  ")}
+    assert {"inconclusive", text} <= {cell.strip() for cell in history_table([back]).splitlines()[1].split("  ")}

@@ -6,7 +6,11 @@ import os
 import struct
 from pathlib import Path
 
+from msgspec import structs
+
 from roadworthy.cli.commands.runners import local_runners, runner_table
+from roadworthy.contract.api.endpoints import Endpoint
+from tests.contract.filled import filled
 
 
 def test_runners_that_live_are_shown(tmp_path: Path) -> None:
@@ -26,11 +30,8 @@ def test_runners_that_live_are_shown(tmp_path: Path) -> None:
     assert runner.pop("resident_bytes") > 1 << 20
     assert runner == {"digest": "ab" * 6, "rule": None, "copy": 1, "pid": os.getpid(), "state": "READY", "runs": 7}
     assert (rule["digest"], rule["rule"], rule["copy"], rule["state"]) == ("cd" * 6, "my-rule.v2", 0, "LOADING")
-    document = {
-        "endpoints": [{"digest": f"sha256:{'ab' * 32}", "version": "sums:2"}],
-        "runners": [{**runner, "resident_bytes": 3 << 20}, rule],
-    }
-    text = runner_table(document)
+    endpoint = structs.replace(filled(Endpoint), digest=f"sha256:{'ab' * 32}", version="sums:2", pending=None)
+    text = runner_table([{**runner, "resident_bytes": 3 << 20}, rule], [endpoint])
     assert "sums:2" in text
     assert "READY" in text
     assert "my-rule.v2" in text

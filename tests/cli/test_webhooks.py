@@ -112,12 +112,12 @@ def test_the_client_in_python(control: ControlProcess) -> None:
     """Typed documents, typed errors."""
     with Receiver() as receiver, Client(control_url=control.url, key=control.admin_key) as client:
         made = client.webhooks.create(receiver.url, events=["rollout.promoted"], endpoints=["flights"])
-        assert client.webhooks.get(made["id"])["events"] == ["rollout.promoted"]
-        assert client.webhooks.test(made["id"])["outcome"] == "delivered"
-        assert [each["type"] for each in client.webhooks.deliveries(made["id"])] == ["ping"]
-        client.webhooks.delete(made["id"])
+        assert client.webhooks.get(made.id).events == ["rollout.promoted"]
+        assert client.webhooks.test(made.id).outcome == "delivered"
+        assert [each.type for each in client.webhooks.deliveries(made.id)] == ["ping"]
+        client.webhooks.delete(made.id)
         with pytest.raises(NotFound):
-            client.webhooks.get(made["id"])
+            client.webhooks.get(made.id)
         with pytest.raises(InvalidRequest) as caught:
             client.webhooks.create("ftp://hooks.example/")
         assert caught.value.code == "webhook-url-invalid"

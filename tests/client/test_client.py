@@ -13,6 +13,7 @@ import pytest
 
 import roadworthy as rw
 from roadworthy.client import Client
+from roadworthy.contract.api.registry import Model
 from roadworthy.foundation.sockets import listen
 
 
@@ -75,6 +76,19 @@ def test_nobody_listens() -> None:
     assert "rw_" not in str(caught.value) + repr(caught.value.facts)
 
 
+VERSION = {
+    "name": "m",
+    "version": 1,
+    "digest": "sha256:0",
+    "size_bytes": 1,
+    "pushed_at": "",
+    "pushed_by": "",
+    "allowed_by": None,
+    "runtimes": [],
+    "grants": [],
+    "serving": [],
+    "signature": {},
+}
 Reply = tuple[int, bytes]
 
 
@@ -148,12 +162,12 @@ def test_a_redirect_is_not_followed(server: Any) -> None:
 
 def test_push_streams_the_file_and_tells_how_far_it_is(server: Any, tmp_path: Any) -> None:
     """The body is the file with its length; progress ends at all of it; the digest travels as a parameter."""
-    url, asked = server(201, json.dumps({"name": "m", "version": 1}).encode())
+    url, asked = server(201, json.dumps(VERSION).encode())
     path = tmp_path / "m.rw"
     path.write_bytes(bytes(range(256)) * 3000)
     seen: list[tuple[int, int]] = []
     with Client(control_url=url, key="k") as client:
-        assert client.push(path, allow_code="sha256:x", progress=lambda sent, total: seen.append((sent, total)))["version"] == 1
+        assert client.push(path, allow_code="sha256:x", progress=lambda sent, total: seen.append((sent, total))).version == 1
     method, target, headers, body = asked[0]
     assert (method, target) == ("POST", "/api/v1/packages?allow_code=sha256%3Ax")
     assert headers["Authorization"] == "Bearer k"
@@ -163,9 +177,9 @@ def test_push_streams_the_file_and_tells_how_far_it_is(server: Any, tmp_path: An
 
 def test_lists_follow_the_pages(server: Any) -> None:
     """Items of the last page end the list."""
-    url, asked = server(200, b'{"items":[{"name":"m"}],"next":null}')
+    url, asked = server(200, b'{"items":[{"name":"m","versions":2,"latest":2}],"next":null}')
     with Client(control_url=url) as client:
-        assert client.models() == [{"name": "m"}]
+        assert client.models() == [Model(name="m", versions=2, latest=2)]
     assert [path for _, path, _, _ in asked] == ["/api/v1/models"]
 
 

@@ -24,6 +24,8 @@ def filled(kind: Any) -> Any:
         return filled(next(each for each in arguments if each is not type(None)))
     if origin is tuple:
         return (filled(arguments[0]),) if arguments[1:] == (...,) else tuple(map(filled, arguments))
+    if origin is list:
+        return [filled(arguments[0])]
     if origin is dict:
         return {"x": filled(arguments[1])}
     hints = get_type_hints(kind)

@@ -17,7 +17,7 @@ from bench.load.traffic import causes, only
 from bench.real.following import begin, is_over, until
 from bench.real.models import Cast, Sums, asked, register
 from bench.service import Service, installed, role_of
-from roadworthy.client.rollouts import Rollout
+from roadworthy.contract.api.rollouts import Rollout
 
 WORKERS = 2
 TIMEOUT_MS = 400
@@ -72,10 +72,10 @@ def test_c6_a_canary_ten_times_as_slow_goes_back_and_callers_are_answered_in_tim
                 return found
 
         ended = asyncio.run(scene())
-    assert (ended["outcome"], ended["code"]) == ("rolled-back", "worse")
-    assert ended["text"].startswith("slow: ")
-    assert ended["verdict"] is not None
-    assert [each["signal"] for each in ended["verdict"]["findings"] if each["outcome"] == "FAIL"] == ["slow"]
+    assert (ended.outcome, ended.code) == ("rolled-back", "worse")
+    assert ended.text.startswith("slow: ")
+    assert ended.verdict is not None
+    assert [each.signal for each in ended.verdict.findings if each.outcome == "FAIL"] == ["slow"]
     own = [outcome for outcome in traffic.outcomes if outcome.version == "slow:2"]
     assert traffic.failed, "it was never asked for more than it can bear"
     assert {outcome.cause for outcome in traffic.failed} <= {"503 overloaded", "504 deadline-exceeded"}
@@ -98,7 +98,7 @@ def agent_of(service: Service) -> psutil.Process:
 
 def silent_looks(seen: Rollout) -> int:
     """Number of consecutive looks without news."""
-    found = re.search(r"no fresh telemetry for (\d+) looks", seen["text"])
+    found = re.search(r"no fresh telemetry for (\d+) looks", seen.text)
     return int(found[1]) if found else 0
 
 
@@ -115,16 +115,16 @@ def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(serv
             await traffic.wait_for(only(cast.stable))
             begun = await begin(client, "sums", cast.spare, plan)
             # Silence is noticed after 5 s: the step must last longer.
-            await until(client, begun, lambda seen: 8 < (seen["step_left_s"] or 0) < 19 and judged(seen), "time passes")
+            await until(client, begun, lambda seen: 8 < (seen.step_left_s or 0) < 19 and judged(seen), "time passes")
             agent = agent_of(service)
             agent.suspend()
             try:
-                first = await until(client, begun, lambda seen: seen["code"] == "telemetry-lost", "it is noticed")
+                first = await until(client, begun, lambda seen: seen.code == "telemetry-lost", "it is noticed")
                 # Silent for so long that the rollout no longer waits for the gateway.
                 later = await until(client, begun, lambda seen: silent_looks(seen) >= 7, "it lasts")
             finally:
                 agent.resume()
-            await until(client, begun, lambda seen: seen["code"] == "minimum-time", "it goes on")
+            await until(client, begun, lambda seen: seen.code == "minimum-time", "it goes on")
             agent.kill()
             ended = await until(client, begun, is_over, "it is over")
             await traffic.wait_for(only(cast.spare))
@@ -132,21 +132,21 @@ def test_e6_a_gateway_that_falls_silent_holds_the_rollout_and_loses_nothing(serv
 
     with service.client() as client:
         first, later, ended = asyncio.run(scene(client))
-        alerts = [each for each in client.events()["items"] if each["kind"] == "rollout-alert"]
+        alerts = [each for each in client.events().items if each.kind == "rollout-alert"]
     for seen in (first, later):
-        assert (seen["phase"], seen["share"], seen["outcome"]) == ("stepping", 25, None)
-        assert seen["verdict"] is not None
-        assert (seen["verdict"]["outcome"], seen["verdict"]["code"]) == ("PASS", "enough")
-    assert later["step_left_s"] == first["step_left_s"]
-    assert (ended["outcome"], ended["code"]) == ("promoted", "promoting")
-    assert [each["detail"]["code"] for each in alerts if each["detail"]["rollout"] == ended["id"]] == ["telemetry-lost"]
+        assert (seen.phase, seen.share, seen.outcome) == ("stepping", 25, None)
+        assert seen.verdict is not None
+        assert (seen.verdict.outcome, seen.verdict.code) == ("PASS", "enough")
+    assert later.step_left_s == first.step_left_s
+    assert (ended.outcome, ended.code) == ("promoted", "promoting")
+    assert [each.detail["code"] for each in alerts if each.detail["rollout"] == ended.id] == ["telemetry-lost"]
     assert causes(traffic.failed) == {}
-    assert ended["verdict"] is not None
-    (finding,) = ended["verdict"]["findings"]
+    assert ended.verdict is not None
+    (finding,) = ended.verdict.findings
     canary = sum(outcome.version == cast.spare for outcome in traffic.outcomes)
-    assert 100 <= finding["samples"] <= canary
+    assert 100 <= finding.samples <= canary
 
 
 def judged(seen: Rollout) -> bool:
     """Whether the step has all the evidence that it requires."""
-    return seen["verdict"] is not None and seen["verdict"]["outcome"] == "PASS"
+    return seen.verdict is not None and seen.verdict.outcome == "PASS"

@@ -52,7 +52,7 @@ def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None
 
         def crash() -> None:
             """Make a request crash the canary's runner."""
-            before = client.rollouts.get("sum")["crashes"]
+            before = client.rollouts.get("sum").crashes
 
             def asked() -> bool:
                 try:
@@ -62,29 +62,29 @@ def test_e7_only_crashes_since_the_rollout_began_count(machine: Machine) -> None
                 return False
 
             eventually(asked, "the canary gets one")
-            eventually(lambda: client.rollouts.get("sum")["crashes"] == before + 1, "it is counted")
+            eventually(lambda: client.rollouts.get("sum").crashes == before + 1, "it is counted")
 
         def begin() -> None:
             client.rollouts.start("sum", "sum:2", PLAN)
-            eventually(lambda: client.rollouts.get("sum")["share"] == 50, "it has traffic")
+            eventually(lambda: client.rollouts.get("sum").share == 50, "it has traffic")
 
         begin()
         crash()
-        assert client.rollouts.get("sum")["phase"] == "stepping"
+        assert client.rollouts.get("sum").phase == "stepping"
         client.rollouts.abort("sum")
-        eventually(lambda: client.rollouts.get("sum")["outcome"] == "aborted", "it is back")
+        eventually(lambda: client.rollouts.get("sum").outcome == "aborted", "it is back")
         begin()
-        assert client.rollouts.get("sum")["crashes"] == 0
+        assert client.rollouts.get("sum").crashes == 0
         crash()
-        assert client.rollouts.get("sum")["phase"] == "stepping"
+        assert client.rollouts.get("sum").phase == "stepping"
         (agent,) = agents(machine)
         os.kill(agent.pid, signal.SIGKILL)
         agent.wait(DEADLINE_S)
         eventually(lambda: agents(machine), "another agent")
         crash()
-        eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it goes back")
+        eventually(lambda: client.rollouts.get("sum").outcome == "rolled-back", "it goes back")
         ended = client.rollouts.get("sum")
-        assert (ended["code"], ended["text"]) == ("crash-limit", "the new version crashed its process 2 times")
+        assert (ended.code, ended.text) == ("crash-limit", "the new version crashed its process 2 times")
 
 
 def agents(machine: Machine) -> list[psutil.Process]:

@@ -40,7 +40,7 @@ def work(machine: Machine, package: Path) -> None:
         context = machine.context()
         with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
             answer = client.predict("line", [[1.0, 2.0, 3.0]])
-            eventually(lambda: client.logs("line", prediction_id=answer.id)["items"], "the record arrives")
+            eventually(lambda: client.logs("line", prediction_id=answer.id).items, "the record arrives")
         assert machine.tell("logs", "line", "--id", answer.id)["items"]
         assert open_to_others(machine.home) == []
     finally:

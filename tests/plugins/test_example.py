@@ -253,8 +253,8 @@ def rolled_out(client: rw.Client, gateway: httpx.Client, version: str, plan: Any
         begun = client.rollouts.start("ranged", version, plan)
 
         def stands() -> Any:
-            seen = client.rollouts.get("ranged", begun["id"])
-            return seen if seen["outcome"] is not None or seen["code"] == "alarm" else None
+            seen = client.rollouts.get("ranged", begun.id)
+            return seen if seen.outcome is not None or seen.code == "alarm" else None
 
         return eventually(stands, f"the rollout of {version} is over or held")
 
@@ -262,23 +262,23 @@ def rolled_out(client: rw.Client, gateway: httpx.Client, version: str, plan: Any
 def test_a_rollout_is_rolled_back_by_its_signal(client: rw.Client, gateway: httpx.Client) -> None:
     """All answers of the canary leave the range, which no criterion of ours sees; the evidence is the usual E-process."""
     ended = rolled_out(client, gateway, "ranged:2", PLAN)
-    (finding,) = ended["verdict"]["findings"]
-    assert (ended["outcome"], ended["code"], finding["signal"]) == ("rolled-back", "worse", "out_of_range"), ended
-    assert (finding["bad"], finding["stable_bad"]) == (finding["samples"], 0)
-    assert finding["log_e"] >= finding["log_e_bound"]
+    (finding,) = ended.verdict.findings
+    assert (ended.outcome, ended.code, finding.signal) == ("rolled-back", "worse", "out_of_range"), ended
+    assert (finding.bad, finding.stable_bad) == (finding.samples, 0)
+    assert finding.log_e >= finding.log_e_bound
 
 
 def test_an_equal_version_is_promoted_by_its_signal(client: rw.Client, gateway: httpx.Client) -> None:
     """With as many samples as the steps ask for, none of them bad."""
     ended = rolled_out(client, gateway, "ranged:3", PLAN)
-    (finding,) = ended["verdict"]["findings"]
-    assert (ended["outcome"], finding["outcome"], finding["bad"]) == ("promoted", "PASS", 0), ended
-    assert finding["samples"] >= 40
+    (finding,) = ended.verdict.findings
+    assert (ended.outcome, finding.outcome, finding.bad) == ("promoted", "PASS", 0), ended
+    assert finding.samples >= 40
 
 
 def test_a_rollout_is_held_by_its_bins(client: rw.Client, gateway: httpx.Client) -> None:
     """The answers of the canary have another sign: that is an alarm, and never a rollback."""
     held = rolled_out(client, gateway, "ranged:4", {**PLAN, "evidence": 0, "criteria": ["errors"], "watch": ["sign"]})
-    assert (held["phase"], held["code"]) == ("stepping", "alarm"), held
-    assert "most of it positive" in held["text"] or "most of it negative" in held["text"]
+    assert (held.phase, held.code) == ("stepping", "alarm"), held
+    assert "most of it positive" in held.text or "most of it negative" in held.text
     client.rollouts.abort("ranged")

@@ -5,13 +5,19 @@ A change of a type that callers see fails here first: change this file on purpos
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
 import roadworthy as rw
 from roadworthy.client import FeedbackReply, KnownLater
-from roadworthy.client.rollouts import Rollouts
-from roadworthy.client.webhooks import Webhooks
+from roadworthy.client.rollouts import AsyncRollouts, Rollouts
+from roadworthy.client.webhooks import AsyncWebhooks, Webhooks
+from roadworthy.contract.api.endpoints import Endpoint
+from roadworthy.contract.api.registry import Version
+from roadworthy.contract.api.rollouts import CommandedRollout, NoRollout, Rollout, StartedRollout
+from roadworthy.contract.api.system import AuditEntry
+from roadworthy.contract.api.webhooks import Webhook
 from roadworthy.schema.signature import Signature
 
 
@@ -59,18 +65,43 @@ def asking(rows: Any) -> None:
 
 def managing(client: rw.Client) -> None:
     """A client changes endpoints, and tells what became known."""
-    assert_type(client.push("m.rw", allow_code="sha256:0", grants=["network"]), dict[str, Any])
-    changed = client.deploy("flights:2", "flights")
-    assert_type(changed, dict[str, Any])
-    client.wait(changed, timeout_s=5.0)
-    assert_type(client.rollback("flights"), dict[str, Any])
-    assert_type(client.endpoints(), list[dict[str, Any]])
+    assert_type(client.push("m.rw", allow_code="sha256:0", grants=["network"]), Version)
+    changed = client.deploy("flights:2", "flights", policy={"timeout_ms": 500})
+    assert_type(changed, Endpoint)
+    assert_type(client.wait(changed, timeout_s=5.0), Endpoint)
+    assert_type(client.rollback("flights", idempotency_key="k"), Endpoint)
+    assert_type(client.endpoints(), list[Endpoint])
     assert_type(client.undeploy("flights"), None)
     assert_type(client.rollouts, Rollouts)
+    assert_type(client.rollouts.start("flights", "flights:2", {}, supersede=True), StartedRollout)
+    assert_type(client.rollouts.abort("flights"), CommandedRollout | NoRollout)
+    assert_type(client.rollouts.watch("flights"), Iterator[Rollout])
     assert_type(client.webhooks, Webhooks)
+    assert_type(client.webhooks.list(), list[Webhook])
     assert_type(client.feedback("flights", KnownLater(prediction_id="p", correct=True)), FeedbackReply)
-    assert_type(client.create_key("predictor", ["flights"])["key"], Any)
-    assert_type(client.audit(20, "flights"), list[dict[str, Any]])
+    assert_type(client.create_key("predictor", ["flights"]).key, str)
+    assert_type(client.audit(20, "flights"), list[AuditEntry])
+    assert_type(client.status().gateways[0].workers[0].revision, int)
+    client.deploy("flights:2", "flights", generation=3)  # type: ignore[call-arg]  # there is no such option
+    client.create_key(7)  # type: ignore[arg-type]  # a role is a text
+
+
+async def awaiting(client: rw.AsyncClient) -> None:
+    """The same calls, awaited."""
+    async with rw.AsyncClient("http://127.0.0.1:8080", key="k", timeout_s=1.0) as made:
+        assert_type(made, rw.AsyncClient)
+    assert_type((await client.predict("flights", [[1]], timeout_s=1.0)).id, str)
+    assert_type(await client.push("m.rw", allow_code="sha256:0"), Version)
+    changed = await client.deploy("flights:2", "flights", policy={"timeout_ms": 500})
+    assert_type(await client.wait(changed, timeout_s=5.0), Endpoint)
+    assert_type(await client.endpoints(), list[Endpoint])
+    assert_type(client.rollouts, AsyncRollouts)
+    assert_type(client.rollouts.watch("flights"), AsyncIterator[Rollout])
+    assert_type(await client.rollouts.start("flights", "flights:2", {}, supersede=True), StartedRollout)
+    assert_type(client.webhooks, AsyncWebhooks)
+    assert_type(await client.webhooks.list(), list[Webhook])
+    assert_type((await client.create_key("predictor", ["flights"])).key, str)
+    await client.deploy("flights:2", "flights", generation=3)  # type: ignore[call-arg]  # there is no such option
 
 
 def failing(error: rw.RoadworthyError) -> None:

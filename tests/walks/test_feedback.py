@@ -45,18 +45,17 @@ def client(machine: Machine) -> Iterator[rw.Client]:
         yield made
 
 
-def start(client: rw.Client, plan: dict[str, Any]) -> dict[str, Any]:
+def start(client: rw.Client, plan: dict[str, Any]) -> None:
     """Start a rollout, and wait until every worker gives the new version its share."""
     client.rollouts.start("sum", "sum:2", plan)
-    eventually(lambda: client.rollouts.get("sum")["share"] == 50, "the new version has its share")
-    generation = dict(client.rollouts.get("sum"))["generation"]
+    eventually(lambda: client.rollouts.get("sum").share == 50, "the new version has its share")
+    generation = client.rollouts.get("sum").generation
 
     def reached() -> bool:
         endpoint = client.endpoint("sum")
-        return endpoint["generation"] >= generation and endpoint["reached_revision"] >= endpoint["revision"]
+        return endpoint.generation >= generation and endpoint.reached_revision >= endpoint.revision
 
     eventually(reached, "every worker answers by it")
-    return dict(client.rollouts.get("sum"))
 
 
 def ask(client: rw.Client, times: int) -> list[rw.Prediction]:
@@ -67,13 +66,13 @@ def ask(client: rw.Client, times: int) -> list[rw.Prediction]:
 def recorded(client: rw.Client, answers: list[rw.Prediction]) -> None:
     """Wait until every record has arrived."""
     for each in answers:
-        eventually(lambda each=each: client.logs("sum", prediction_id=each.id)["items"], "the record arrives")
+        eventually(lambda each=each: client.logs("sum", prediction_id=each.id).items, "the record arrives")
 
 
 def give(client: rw.Client, items: list[Any]) -> dict[str, int]:
     """Send feedback until every record has arrived; the last counts of each result."""
     return eventually(
-        lambda: (counts := client.feedback("sum", items)["counts"]).get("unknown") == 0 and counts, "records arrive"
+        lambda: (counts := client.feedback("sum", items).counts).get("unknown") == 0 and counts, "records arrive"
     )
 
 
@@ -99,21 +98,21 @@ def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, cli
     eventually(lambda: httpx.get(ready, timeout=DEADLINE_S, verify=NO_TLS).status_code == 200, "the control plane is back")
     again = give(client, converted)
     assert again["duplicate"] >= USERS // 2
-    report = client.rollouts.get("sum")["metrics"][0]
+    report = client.rollouts.get("sum").metrics[0]
     share = {version: sum(each.version == version for each in answers) for version in ("sum:1", "sum:2")}
-    assert (report["stable"]["values"], report["canary"]["values"]) == (share["sum:1"], share["sum:2"])
-    assert report["text"] == "the new version's is higher"
-    assert report["low"] > 0
-    assert report["canary"]["mean"] == pytest.approx(0.8, abs=0.1)
+    assert (report.stable.values, report.canary.values) == (share["sum:1"], share["sum:2"])
+    assert report.text == "the new version's is higher"
+    assert report.low > 0
+    assert report.canary.mean == pytest.approx(0.8, abs=0.1)
     lines = [f"{each['prediction_id']},{each['values']['converted']}" for each in converted]
     (machine.folder / "labels.csv").write_text("prediction_id,converted\n" + "\n".join(lines))
     told = machine.tell("feedback", "sum", "--file", str(machine.folder / "labels.csv"))
     assert told["counts"]["duplicate"] == USERS
-    assert client.rollouts.get("sum")["metrics"][0] == report
+    assert client.rollouts.get("sum").metrics[0] == report
     shown = machine.run("rollout", "show", "sum").stdout
     assert "the new version's is higher" in shown
     client.rollouts.abort("sum")
-    eventually(lambda: client.rollouts.get("sum")["outcome"] == "aborted", "it is over")
+    eventually(lambda: client.rollouts.get("sum").outcome == "aborted", "it is over")
 
 
 @pytest.mark.parametrize(("criterion", "known"), [("feedback", {"correct": False}), ("custom.refund", {"events": ["refund"]})])
@@ -123,14 +122,14 @@ def test_a_canary_that_turns_out_bad_goes_back_by_itself(client: rw.Client, crit
     answers = ask(client, 60)
     recorded(client, answers)
     bad = [{"prediction_id": each.id, **known} for each in answers if each.version == "sum:2"]
-    assert client.feedback("sum", bad)["counts"].get("unknown", 0) == 0
-    eventually(lambda: client.rollouts.get("sum")["outcome"] is not None, "it is over")
+    assert client.feedback("sum", bad).counts.get("unknown", 0) == 0
+    eventually(lambda: client.rollouts.get("sum").outcome is not None, "it is over")
     ended = client.rollouts.get("sum")
-    assert (ended["outcome"], ended["code"], ended["decided_by"]) == ("rolled-back", "worse", "controller")
-    assert ended["verdict"] is not None
-    (found,) = ended["verdict"]["findings"]
-    assert (found["signal"], found["stable_bad"]) == (criterion, 0)
-    assert 0 < found["bad"] <= len(bad)  # it is found worse as soon as enough has arrived, which may be before the last record
-    counts = client.feedback("sum", bad)["counts"]
+    assert (ended.outcome, ended.code, ended.decided_by) == ("rolled-back", "worse", "controller")
+    assert ended.verdict is not None
+    (found,) = ended.verdict.findings
+    assert (found.signal, found.stable_bad) == (criterion, 0)
+    assert 0 < found.bad <= len(bad)  # it is found worse as soon as enough has arrived, which may be before the last record
+    counts = client.feedback("sum", bad).counts
     assert counts["duplicate"] == len(bad)
-    assert client.rollouts.get("sum")["text"] == ended["text"]
+    assert client.rollouts.get("sum").text == ended.text

@@ -35,7 +35,7 @@ def alerts(machine: Machine) -> Any:
     """Of the control plane."""
     context = machine.context()
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
-        return client.status()["alerts"]
+        return client.status().alerts
 
 
 def test_a_database_that_was_set_back(machine: Machine, make_package: Callable[..., Path]) -> None:
@@ -57,8 +57,8 @@ def test_a_database_that_was_set_back(machine: Machine, make_package: Callable[.
     shutil.copyfile(copy, database)
     machine.tell("up", "-d", *FREE_PORTS)
     (alert,) = eventually(lambda: alerts(machine), "an alert")
-    assert [each["code"] for each in machine.tell("status")["alerts"]] == [alert["code"]]
-    assert (alert["code"], alert["gateway"]) == ("store-behind", "local/local")
+    assert [each["code"] for each in machine.tell("status")["alerts"]] == [alert.code]
+    assert (alert.code, alert.gateway) == ("store-behind", "local/local")
     assert "roadworthy restore" in machine.run("status").stdout
     assert version(machine) == "line:2"
     machine.tell("restore")

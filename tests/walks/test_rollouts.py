@@ -72,15 +72,15 @@ def test_e1_a_broken_canary_goes_back_by_itself(machine: Machine) -> None:
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
         with Counted(client) as traffic:
             begun = client.rollouts.start("sum", "sum:2", {"strategy": "canary", "steps": [25, 100], "criteria": ["errors"]})
-            eventually(lambda: client.rollouts.get("sum")["phase"] in ("returning", "finished"), "it goes back")
-            eventually(lambda: client.rollouts.get("sum")["outcome"] == "rolled-back", "it is back")
-        ended = client.rollouts.get("sum", begun["id"])
+            eventually(lambda: client.rollouts.get("sum").phase in ("returning", "finished"), "it goes back")
+            eventually(lambda: client.rollouts.get("sum").outcome == "rolled-back", "it is back")
+        ended = client.rollouts.get("sum", begun.id)
         failures = sum(count for (who, _), count in traffic.seen.items() if who == "failed")
-        assert ended["verdict"] is not None
-        finding = ended["verdict"]["findings"][0]
-        assert (ended["code"], finding["stable_bad"]) == ("worse", 0)
-        assert finding["bad"] >= 3
-        assert failures >= finding["bad"]
+        assert ended.verdict is not None
+        finding = ended.verdict.findings[0]
+        assert (ended.code, finding.stable_bad) == ("worse", 0)
+        assert finding.bad >= 3
+        assert failures >= finding.bad
         with Counted(client) as after:
             eventually(lambda: sum(after.seen.values()) >= 100, "requests were answered")
         assert {who for who, _ in after.seen} == {next(who for who, how in traffic.seen if how == "ok")}
@@ -102,9 +102,9 @@ def test_a_good_version_is_promoted_without_a_failed_request(machine: Machine) -
 
         with Counted(client) as traffic:
             eventually(begins, "it is known how slow the stable is, and the rollout begins")
-            eventually(lambda: client.rollouts.get("sum")["outcome"] is not None, "it is over")
+            eventually(lambda: client.rollouts.get("sum").outcome is not None, "it is over")
         ended = client.rollouts.get("sum")
-        assert ended["outcome"] == "promoted", ended["text"]
+        assert ended.outcome == "promoted", ended.text
         assert {how for _, how in traffic.seen} == {"ok"}
         endpoint = client.endpoint("sum")
-        assert (endpoint["version"], endpoint["previous"]) == ("sum:3", "sum:1")
+        assert (endpoint.version, endpoint.previous) == ("sum:3", "sum:1")

@@ -65,12 +65,12 @@ def test_e8_an_accepted_signature_goes_back_with_the_traffic(machine: Machine) -
         serves(NARROW, WIDE)
         client.rollouts.abort("sum")
         serves(WIDE, NARROW)
-        eventually(lambda: client.rollouts.get("sum")["outcome"] == "aborted", "it is back")
+        eventually(lambda: client.rollouts.get("sum").outcome == "aborted", "it is back")
         serves(WIDE, NARROW)
 
         start(strategy="all-at-once")
-        eventually(lambda: client.rollouts.get("sum")["outcome"] == "promoted", "it has taken over")
+        eventually(lambda: client.rollouts.get("sum").outcome == "promoted", "it has taken over")
         serves(NARROW, WIDE)
         machine.tell("rollback", "sum")
         serves(WIDE, NARROW)
-        assert client.endpoint("sum")["version"] == "sum:1"
+        assert client.endpoint("sum").version == "sum:1"

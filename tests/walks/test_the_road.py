@@ -196,7 +196,7 @@ def test_the_road(processes: Processes, models: Versions) -> None:
             client.push(package)
         client.wait(client.deploy("cells:1", "cells"), timeout_s=DEADLINE_S)
         eventually(lambda: _answers(f"{gateway}/readyz"), "the gateway is ready")
-        caller = client.create_key("predictor", ["cells"])["key"]
+        caller = client.create_key("predictor", ["cells"]).key
         eventually(lambda: _may_call(gateway, caller, models.bodies[0]), "the new key")
         traffic = Traffic(processes.gateway_port, caller, models.bodies, models.right)
         at = asyncio.run(_travel(processes, traffic, client))

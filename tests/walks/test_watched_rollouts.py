@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import roadworthy as rw
-from roadworthy.client.rollouts import Rollout
+from roadworthy.contract.api.rollouts import Rollout
 from tests.machine import Machine
 from tests.traffic import Traffic
 from tests.waiting import eventually
@@ -79,7 +79,7 @@ class Flights(Traffic):
 
 def watched(shown: Rollout) -> dict[str, str]:
     """What each watched signal says."""
-    return {each["signal"]: each["outcome"] for each in shown["watched"]}
+    return {each.signal: each.outcome for each in shown.watched}
 
 
 def test_a_different_version_is_held_and_an_equal_one_passes(machine: Machine) -> None:
@@ -90,22 +90,22 @@ def test_a_different_version_is_held_and_an_equal_one_passes(machine: Machine) -
             client.rollouts.start("delay", "delay:2", PLAN)
             both = {"drift": "alarm", "confidence": "alarm", "resources": "quiet"}
             eventually(lambda: watched(client.rollouts.get("delay")) == both, "both are alarms")
-            eventually(lambda: client.rollouts.get("delay")["code"] == "alarm", "it is held")
+            eventually(lambda: client.rollouts.get("delay").code == "alarm", "it is held")
             held = client.rollouts.get("delay")
-            assert (held["phase"], held["share"], held["outcome"]) == ("stepping", 40, None)
-            assert held["verdict"]["outcome"] != "FAIL"
-            drift, confidence, resources = held["watched"]
-            assert drift["text"].startswith("label: ")
-            assert min(drift["samples"], drift["stable_samples"], confidence["samples"]) > 50
-            assert confidence["text"].startswith("mean largest probability 0.6, the stable's 0.95; the difference is -")
-            assert resources["samples"] >= 1
+            assert (held.phase, held.share, held.outcome) == ("stepping", 40, None)
+            assert held.verdict.outcome != "FAIL"
+            drift, confidence, resources = held.watched
+            assert drift.text.startswith("label: ")
+            assert min(drift.samples, drift.stable_samples, confidence.samples) > 50
+            assert confidence.text.startswith("mean largest probability 0.6, the stable's 0.95; the difference is -")
+            assert resources.samples >= 1
             assert "WATCHED" in machine.run("rollout", "show", "delay").stdout
             client.rollouts.abort("delay")
-            eventually(lambda: client.rollouts.get("delay")["outcome"] == "aborted", "it is over")
+            eventually(lambda: client.rollouts.get("delay").outcome == "aborted", "it is over")
             client.rollouts.start("delay", "delay:3", PLAN)
-            eventually(lambda: client.rollouts.get("delay")["outcome"] is not None, "it is over")
+            eventually(lambda: client.rollouts.get("delay").outcome is not None, "it is over")
         ended = client.rollouts.get("delay")
-        assert ended["outcome"] == "promoted", ended["text"]
+        assert ended.outcome == "promoted", ended.text
         assert set(watched(ended).values()) == {"quiet"}
         assert traffic.failed == []
-        assert client.endpoint("delay")["version"] == "delay:3"
+        assert client.endpoint("delay").version == "delay:3"

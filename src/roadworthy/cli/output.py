@@ -15,7 +15,14 @@ _MOST_PROBLEMS = 20
 
 def show(document: object, text: str, *, as_json: bool) -> None:
     """Print a result as JSON or as text."""
-    print(json.dumps(document, indent=2, ensure_ascii=False) if as_json else text, flush=True)
+    print(as_text(document, indent=2) if as_json else text, flush=True)
+
+
+def as_text(document: object, indent: int | None = None) -> str:
+    """A result as JSON, on one line without `indent`."""
+    import msgspec
+
+    return json.dumps(msgspec.to_builtins(document), indent=indent, ensure_ascii=False)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""HTTP connection to one server: sends requests and raises a typed error for every reply that is not a success.
+"""HTTP connections to one server: send requests and raise a typed error for every reply that is not a success.
 
 No request is repeated. A key goes only to the address that it was given for, and never into a message.
 """
@@ -6,15 +6,18 @@ No request is repeated. A key goes only to the address that it was given for, an
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypedDict, Unpack
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 
 from roadworthy.foundation import errors
 from roadworthy.foundation.errors import ClientError, RoadworthyError
+from roadworthy.settings import ClientSettings
 from roadworthy.version import __version__
 
 _BY_STATUS: Mapping[int, type[RoadworthyError]] = {
@@ -30,82 +33,60 @@ _BY_STATUS: Mapping[int, type[RoadworthyError]] = {
     504: errors.DeadlineExceeded,
 }
 _KNOWN = ("error", "detail", "title", "type", "status", "code", "hint")
+_CONNECT_S = 60.0
+"""Longest time to connect, however long the reply may take."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-class CallOptions(TypedDict, total=False):
-    """Optional parts of a call, as in httpx."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request.
 
-    params: Mapping[str, str | list[str]]
-    json: Any
-    content: bytes | Iterator[bytes]
-    headers: Mapping[str, str]
-    timeout: float | httpx.Timeout
-
-
-class Connection:
-    """Keep-alive connections to one address.
-
-    Args:
-        url: http:// or https://, without a path.
-        key: sent as a bearer token; None sends no key.
-        timeout_s: timeout of each request.
-        what: "gateway" or "control plane", for error messages.
+    Attributes:
+        server: "gateway" or "control plane".
+        body: sent as JSON. content: bytes, or blocks of them, to be sent as they are.
+        timeout_s: for the reply, in seconds; None for that of the client.
+        sink: takes the blocks of a successful reply's body, which is then not kept.
     """
 
-    def __init__(self, url: str, key: str | None, timeout_s: float, what: str) -> None:
+    server: str
+    method: str
+    path: str
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
+    body: Any = None
+    content: bytes | Iterable[bytes] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+    sink: Callable[[bytes], object] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """As arguments of httpx."""
+        headers, content = dict(self.headers), self.content
+        if self.body is not None:
+            headers, content = {**headers, "Content-Type": "application/json"}, msgspec.json.encode(self.body)
+        timeout = None if self.timeout_s is None else httpx.Timeout(self.timeout_s, connect=_CONNECT_S)
+        given = {"params": self.params, "headers": headers, "content": content, "timeout": timeout}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class _Server:
+    """The address of a server, and what its replies mean."""
+
+    def __init__(self, url: str, settings: ClientSettings, what: str) -> None:
         self.url = url.rstrip("/")
         self._what = what
         headers = {"User-Agent": f"roadworthy/{__version__}"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
+        if settings.key is not None:
+            headers["Authorization"] = f"Bearer {settings.key}"
         address = urlsplit(self.url)
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=timeout_s,
+        self._options: dict[str, Any] = {
+            "base_url": self.url,
+            "headers": headers,
+            "timeout": settings.timeout_s,
             # loading the machine's certificates takes longer than a call; without TLS an empty context is enough
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if address.scheme == "http" else True,
-            trust_env=address.hostname not in _LOOPBACK,  # a proxy cannot reach loopback, and must not see the key
-        )
-
-    def call(self, method: str, path: str, **options: Unpack[CallOptions]) -> httpx.Response:
-        """Send a request and return the successful reply, read whole.
-
-        Raises:
-            ClientError: code "unreachable", "timed-out" or "unexpected-reply".
-            RoadworthyError: the server's error, in the class of its code, with its hint and facts, among them "request_id" and
-                "status".
-        """
-        with self._translating():
-            reply = self._http.request(method, path, **options)
-        return self._checked(reply)
-
-    def ask(self, method: str, path: str, **options: Unpack[CallOptions]) -> dict[str, Any]:
-        """The JSON object of a call's reply. Raises the errors of `call` and `document`."""
-        return self.document(self.call(method, path, **options))
-
-    def read(self, path: str, timeout_s: float) -> Iterator[bytes]:
-        """The body of a GET, block by block. Raises the errors of `call`."""
-        with self._translating(), self._http.stream("GET", path, timeout=timeout_s) as reply:
-            if not reply.is_success:
-                reply.read()
-                self._checked(reply)
-            yield from reply.iter_bytes()
-
-    def document(self, reply: httpx.Response) -> dict[str, Any]:
-        """A reply's JSON object.
-
-        Raises:
-            ClientError: code "unexpected-reply": the reply is not a JSON object.
-        """
-        if (document := _object(reply)) is None:
-            raise self._unexpected(reply)
-        return document
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+            "verify": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if address.scheme == "http" else True,
+            "trust_env": address.hostname not in _LOOPBACK,  # a proxy cannot reach loopback, and must not see the key
+        }
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
@@ -137,16 +118,95 @@ class Connection:
             return reply
         document = _object(reply)
         if document is None or not isinstance(document.get("code"), str):
-            raise self._unexpected(reply)
+            raise unexpected_reply(reply, self._what)
         raise error_from(document, reply.status_code, _seconds(reply.headers.get("retry-after")))
 
-    def _unexpected(self, reply: httpx.Response) -> ClientError:
-        return ClientError(
-            f"the server at {self.url} is not a Roadworthy {self._what} (status {reply.status_code})",
-            code="unexpected-reply",
-            hint="check the address",
-            facts={"status": reply.status_code},
-        )
+
+class Connection(_Server):
+    """Keep-alive connections to one address that block.
+
+    Args:
+        url: http:// or https://, without a path.
+        settings: its key, if any, is sent as a bearer token; timeout of each request.
+        what: "gateway" or "control plane", for error messages.
+    """
+
+    def __init__(self, url: str, settings: ClientSettings, what: str) -> None:
+        super().__init__(url, settings, what)
+        self._http = httpx.Client(**self._options)
+
+    def send(self, request: Request) -> httpx.Response:
+        """Send a request and return the successful reply, read whole unless the request has a sink.
+
+        Raises:
+            ClientError: code "unreachable", "timed-out" or "unexpected-reply".
+            RoadworthyError: the server's error, in the class of its code, with its hint and facts, among them "request_id" and
+                "status".
+        """
+        with self._translating(), self._http.stream(request.method, request.path, **request.options()) as reply:
+            if request.sink is None or not reply.is_success:
+                reply.read()
+                return self._checked(reply)
+            for block in reply.iter_bytes():
+                request.sink(block)
+            return reply
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+class AsyncConnection(_Server):
+    """Keep-alive connections to one address, as `Connection`, to be awaited."""
+
+    def __init__(self, url: str, settings: ClientSettings, what: str) -> None:
+        super().__init__(url, settings, what)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def send(self, request: Request) -> httpx.Response:
+        """As `Connection.send`."""
+        options = request.options()
+        if isinstance(request.content, Iterable) and not isinstance(request.content, bytes):
+            options["content"] = _blocks(request.content)
+        with self._translating():
+            async with self._http.stream(request.method, request.path, **options) as reply:
+                if request.sink is None or not reply.is_success:
+                    await reply.aread()
+                    return self._checked(reply)
+                async for block in reply.aiter_bytes():
+                    request.sink(block)
+                return reply
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+async def _blocks(content: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for block in content:
+        yield block
+
+
+def document_of(reply: httpx.Response, what: str) -> dict[str, Any]:
+    """A reply's JSON object.
+
+    Raises:
+        ClientError: code "unexpected-reply": the reply is not a JSON object.
+    """
+    if (document := _object(reply)) is None:
+        raise unexpected_reply(reply, what)
+    return document
+
+
+def unexpected_reply(reply: httpx.Response, what: str) -> ClientError:
+    """The error for a reply that such a server does not send."""
+    url = str(reply.request.url.copy_with(path="", query=None)).rstrip("/")
+    return ClientError(
+        f"the server at {url} is not a Roadworthy {what} (status {reply.status_code})",
+        code="unexpected-reply",
+        hint="check the address",
+        facts={"status": reply.status_code},
+    )
 
 
 def _object(reply: httpx.Response) -> dict[str, Any] | None:

@@ -3,95 +3,80 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from roadworthy.client.calls import Call, Pause, ask
 from roadworthy.client.connection import error_from
+from roadworthy.contract.api import endpoints
+from roadworthy.contract.api.endpoints import Endpoint, PendingChange
 from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.errors import Conflict, DeadlineExceeded
 
-Document = Mapping[str, Any]
-Progress = Callable[[Document], None]
-"""Called with the endpoint's document after each read."""
+Progress = Callable[[Endpoint], None]
+"""Called with the endpoint after each read."""
 
 _POLLS = Backoff(0.02, 0.5, factor=1.5)
 
 
-def wait_until_serving(
-    read: Callable[[], Document], asked: Document, timeout_s: float, progress: Progress | None = None
-) -> Document:
-    """The endpoint's document once every live worker serves the version of `asked`, which is the server's reply to the change.
+def wait_until_serving(asked: Endpoint, timeout_s: float, progress: Progress | None = None) -> Call[Endpoint]:
+    """The endpoint once every live worker serves the version of `asked`, which is the server's reply to the change.
 
     Raises:
         RoadworthyError: the version failed to load; class and code as the workers reported them.
         Conflict: code "deploy-superseded": another caller changed the endpoint in the meantime.
         DeadlineExceeded: code "deploy-timeout": the change is still in progress after `timeout_s`.
     """
-    wanted = _wanted(asked)
+    wanted = asked.pending or asked
     deadline = time.monotonic() + timeout_s
-    pauses, document = _POLLS.delays(), asked
+    pauses, endpoint = _POLLS.delays(), asked
     revision: int | None = None
     while True:
         if progress is not None:
-            progress(document)
-        if _done(document, wanted):
-            if revision is None:
-                revision = document.get("revision", 0)
-            if _everywhere(document, revision):
-                return document
+            progress(endpoint)
+        if _done(endpoint, wanted):
+            revision = endpoint.revision if revision is None else revision
+            reached = endpoint.reached_revision
+            if reached is None or reached >= revision:  # without a worker there is nothing to wait for
+                return endpoint
         if time.monotonic() >= deadline:
-            raise _too_slow(document, wanted, timeout_s)
-        time.sleep(min(next(pauses), max(0.0, deadline - time.monotonic())))
-        document = read()
+            raise _too_slow(endpoint, wanted, timeout_s)
+        yield Pause(min(next(pauses), max(0.0, deadline - time.monotonic())))
+        endpoint = yield from ask(endpoints.GET, {"name": asked.name})
 
 
-def _wanted(asked: Document) -> tuple[str | None, str | None]:
-    target = asked.get("pending") or asked
-    return target.get("version"), target.get("digest")
-
-
-def _done(document: Document, wanted: tuple[str | None, str | None]) -> bool:
-    pending = document.get("pending")
+def _done(endpoint: Endpoint, wanted: Endpoint | PendingChange) -> bool:
+    pending = endpoint.pending
+    if (pending or endpoint).digest != wanted.digest:
+        raise _superseded(endpoint, wanted)
     if pending is None:
-        if document.get("digest") != wanted[1]:
-            raise _superseded(document, wanted)
-        return document.get("state") == "serving"
-    if pending.get("digest") != wanted[1]:
-        raise _superseded(document, wanted)
-    if pending.get("state") == "FAILED":
+        return endpoint.state == "serving"
+    if pending.state == "FAILED":
         raise error_from(
             {
-                "code": pending.get("code") or "deploy-failed",
-                "error": f"{wanted[0]} could not be loaded: {pending.get('reason') or 'no reason was given'}",
+                "code": pending.code or "deploy-failed",
+                "error": f"{wanted.version} could not be loaded: {pending.reason or 'no reason was given'}",
                 "hint": "the previous version keeps serving; correct the package and push it again",
-                "version": wanted[0],
-                "digest": wanted[1],
+                "version": wanted.version,
+                "digest": wanted.digest,
             },
             409,
         )
     return False
 
 
-def _everywhere(document: Document, revision: int) -> bool:
-    """Whether every live worker has that revision or a later one. Without a worker there is nothing to wait for."""
-    reached = document.get("reached_revision")
-    return reached is None or reached >= revision
-
-
-def _superseded(document: Document, wanted: tuple[str | None, str | None]) -> Conflict:
+def _superseded(endpoint: Endpoint, wanted: Endpoint | PendingChange) -> Conflict:
     return Conflict(
-        f"another caller changed the endpoint before {wanted[0]} was serving",
+        f"another caller changed the endpoint before {wanted.version} was serving",
         code="deploy-superseded",
         hint="`roadworthy status` shows the endpoint's version",
-        facts={"changed_by": document.get("changed_by"), "version": document.get("version")},
+        facts={"changed_by": endpoint.changed_by, "version": endpoint.version},
     )
 
 
-def _too_slow(document: Document, wanted: tuple[str | None, str | None], timeout_s: float) -> DeadlineExceeded:
-    pending = document.get("pending") or {}
+def _too_slow(endpoint: Endpoint, wanted: Endpoint | PendingChange, timeout_s: float) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"{wanted[0]} is not serving after {timeout_s:g} s; the endpoint keeps its version until it is",
+        f"{wanted.version} is not serving after {timeout_s:g} s; the endpoint keeps its version until it is",
         code="deploy-timeout",
         hint="`roadworthy status` shows its progress, and whether a gateway is connected",
-        facts={"version": wanted[0], "state": pending.get("state") or document.get("state")},
+        facts={"version": wanted.version, "state": (endpoint.pending or endpoint).state},
     )

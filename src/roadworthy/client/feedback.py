@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NotRequired, Required, TypedDict
+from typing import Any, Required, TypedDict
 
-from roadworthy.client.connection import Connection
+from roadworthy.client.calls import Call, ask
+from roadworthy.contract.api.feedback import GIVE, MOST_ITEMS, FeedbackReply, Outcome
 from roadworthy.foundation.errors import InvalidInput
 
-MOST_ITEMS = 1_000
-"""Most items of one request."""
 _MOST_TEXT = 200
 """Characters of a text that are sent. No valid text is longer, and an invalid one must not fill a request."""
 _OWN = ("prediction_id", "correct", "event", "events", "values")
@@ -39,45 +38,17 @@ class KnownLater(TypedDict, total=False):
     values: Mapping[str, float]
 
 
-class Outcome(TypedDict):
-    """The result of one item.
-
-    Attributes:
-        prediction_id: None for an invalid item without an id.
-        result: taken, duplicate, unknown, not-in-rollout, no-evidence, not-asked, out-of-bounds, closed or invalid; see
-            docs/rollouts.md.
-        ignored: fields that the rollout does not count. problem: what is wrong with the item.
-    """
-
-    prediction_id: str | None
-    result: str
-    ignored: NotRequired[list[str]]
-    problem: NotRequired[str]
-
-
-class FeedbackReply(TypedDict):
-    """The result of each item, in order, and the count of each result."""
-
-    items: list[Outcome]
-    counts: dict[str, int]
-
-
-def send_feedback(
-    control: Connection,
-    path: str,
-    items: Sequence[Any],
-    progress: Callable[[int, int], None] | None = None,
-) -> FeedbackReply:
-    """Send items, MOST_ITEMS at a time. Raises the errors of `Connection.call`."""
+def send_feedback(endpoint: str, items: Sequence[Any], progress: Callable[[int, int], None] | None = None) -> Call[FeedbackReply]:
+    """Send items, MOST_ITEMS at a time."""
     told: list[Outcome] = []
     counts: Counter[str] = Counter()
     for start in range(0, len(items), MOST_ITEMS):
-        reply = control.ask("POST", path, json={"items": items[start : start + MOST_ITEMS]})
-        told += reply["items"]
-        counts.update(reply["counts"])
+        reply = yield from ask(GIVE, {"name": endpoint}, body={"items": items[start : start + MOST_ITEMS]})
+        told += reply.items
+        counts.update(reply.counts)
         if progress is not None:
             progress(len(told), len(items))
-    return {"items": told, "counts": dict(counts)}
+    return FeedbackReply(items=told, counts=dict(counts))
 
 
 def items_of(known: Any) -> list[Any]:

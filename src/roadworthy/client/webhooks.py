@@ -2,114 +2,94 @@
 
 with rw.Client() as client:
     made = client.webhooks.create("https://ci.example/roadworthy", events=["rollout.rolled-back"])
-    print(made["secret"])  # shown only once
+    print(made.secret)  # shown only once
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, cast
-from urllib.parse import quote
 
-from roadworthy.client.connection import Connection
-
-_PATH = "/api/v1/webhooks"
+from roadworthy.client.calls import Asynchronous, Awaiting, Blocking, Call, Synchronous, ask, call, every
+from roadworthy.contract.api import webhooks as api
 
 
-class Webhook(TypedDict):
-    """A webhook. `events` and `endpoints`: None for all. `state`: active, failing or gone. `tries`: attempts for the next event.
-    `behind`: number of events still to deliver. `lost`: number of events that it will never receive."""
-
-    id: str
-    url: str
-    events: list[str] | None
-    endpoints: list[str] | None
-    state: str
-    tries: int
-    next_try_at: str | None
-    position: int
-    behind: int
-    lost: int
-    created_at: str
-    created_by: str
-
-
-class NewWebhook(Webhook):
-    """A webhook that was just created; `secret` is shown only once."""
-
-    secret: str
-
-
-class Delivery(TypedDict):
-    """A delivery attempt. `id`: the receiver's webhook-id. `event`: the event's number, None for a ping. `outcome`: delivered,
-    failed or given-up. `status`: None without an answer."""
-
-    at: str
-    id: str
-    event: int | None
-    type: str
-    tries: int
-    outcome: str
-    status: int | None
-    took_ms: int
-    reason: str
-
-
-class Webhooks:
+class WebhookCalls:
     """Webhooks of one control plane."""
 
-    def __init__(self, control: Connection) -> None:
-        self._control = control
-
-    def create(self, url: str, *, events: Sequence[str] | None = None, endpoints: Sequence[str] | None = None) -> NewWebhook:
+    @call
+    def create(
+        self,
+        url: str,
+        *,
+        events: Sequence[str] | None = None,
+        endpoints: Sequence[str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Call[api.CreatedWebhook]:
         """Create a webhook that sends events to `url` from now on. `events` and `endpoints`: None for all.
 
         Raises:
             InvalidRequest: "webhook-url-invalid", "webhook-host-unknown", "webhook-address-refused", "unknown-event-type".
             Conflict: "too-many-webhooks".
         """
-        body: dict[str, Any] = {"url": url}
-        body |= {} if events is None else {"events": list(events)}
-        body |= {} if endpoints is None else {"endpoints": list(endpoints)}
-        return cast(NewWebhook, self._control.ask("POST", _PATH, json=body))
+        new = api.NewWebhook(
+            url=url,
+            events=None if events is None else tuple(events),
+            endpoints=None if endpoints is None else tuple(endpoints),
+        )
+        return ask(api.CREATE, body=new, idempotency_key=idempotency_key)
 
-    def list(self) -> list[Webhook]:
+    @call
+    def list(self) -> Call[list[api.Webhook]]:
         """Every webhook, oldest first."""
-        return cast("list[Webhook]", self._control.ask("GET", _PATH)["items"])
+        return every(api.LIST)
 
-    def get(self, webhook_id: str) -> Webhook:
+    @call
+    def get(self, webhook_id: str) -> Call[api.Webhook]:
         """One webhook.
 
         Raises:
             NotFound: "unknown-webhook".
         """
-        return cast(Webhook, self._control.ask("GET", _one(webhook_id)))
+        return ask(api.GET, {"webhook_id": webhook_id})
 
-    def delete(self, webhook_id: str) -> None:
+    @call
+    def delete(self, webhook_id: str) -> Call[None]:
         """Delete a webhook and its secret.
 
         Raises:
             NotFound: "unknown-webhook".
         """
-        self._control.call("DELETE", _one(webhook_id))
+        return ask(api.DELETE, {"webhook_id": webhook_id})
 
-    def test(self, webhook_id: str) -> Delivery:
+    @call
+    def test(self, webhook_id: str) -> Call[api.Delivery]:
         """Send a ping now and return the attempt.
 
         Raises:
             NotFound: "unknown-webhook".
         """
-        return cast(Delivery, self._control.ask("POST", f"{_one(webhook_id)}:test"))
+        return ask(api.TEST, {"webhook_id": webhook_id})
 
-    def deliveries(self, webhook_id: str, last: int = 20) -> Sequence[Delivery]:
+    @call
+    def deliveries(self, webhook_id: str, last: int = 20) -> Call[Sequence[api.Delivery]]:
         """The latest attempts, newest first; 100 are kept.
 
         Raises:
             NotFound: "unknown-webhook".
         """
-        answer = self._control.ask("GET", f"{_one(webhook_id)}/deliveries", params={"last": str(last)})
-        return cast("Sequence[Delivery]", answer["items"])
+        page = yield from ask(api.LIST_DELIVERIES, {"webhook_id": webhook_id}, params={"last": last})
+        return page.items
 
 
-def _one(webhook_id: str) -> str:
-    return f"{_PATH}/{quote(webhook_id, safe='')}"
+class Webhooks(Synchronous, WebhookCalls):
+    """`client.webhooks`."""
+
+    def __init__(self, transport: Blocking) -> None:
+        self.transport = transport
+
+
+class AsyncWebhooks(Asynchronous, WebhookCalls):
+    """`client.webhooks` of a client that awaits."""
+
+    def __init__(self, transport: Awaiting) -> None:
+        self.transport = transport

@@ -23,7 +23,7 @@ def list_(options: ListOptions) -> None:
     """List who did what on the control plane, newest first."""
     with options.client() as client:
         entries = client.audit(options.last, options.subject)
-    rows = [(entry["at"], entry["actor"], entry["verb"], entry["subject"], json.dumps(entry["detail"])) for entry in entries]
+    rows = [(entry.at, entry.actor, entry.verb, entry.subject, json.dumps(entry.detail)) for entry in entries]
     show(entries, table(("AT", "ACTOR", "VERB", "SUBJECT", "DETAIL"), rows), as_json=options.json)
 
 

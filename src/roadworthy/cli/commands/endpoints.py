@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -20,7 +20,11 @@ from roadworthy.cli.options import REQUIRED, RemoteOptions, argument, command, o
 from roadworthy.cli.output import facts, say, short, show, table
 
 if TYPE_CHECKING:
+    from roadworthy.client import Client
     from roadworthy.client.client import EndpointChange
+    from roadworthy.contract.api.endpoints import Endpoint
+    from roadworthy.contract.api.system import GatewayStatus, Status
+    from roadworthy.contract.telemetry import WorkerReport
 
 _CELL_CHARACTERS = 60
 
@@ -89,21 +93,21 @@ def rollback(options: RollbackOptions) -> None:
         _finish(client, client.rollback(options.endpoint), options, begun)
 
 
-def _finish(client: Any, asked: Mapping[str, Any], options: WaitOptions, begun: float) -> None:
+def _finish(client: Client, asked: Endpoint, options: WaitOptions, begun: float) -> None:
     told: list[str] = []
 
-    def progress(document: Mapping[str, Any]) -> None:
-        text = pending_text(document.get("pending"))
+    def progress(endpoint: Endpoint) -> None:
+        text = pending_text(endpoint.pending)
         if text is not None and text not in told and sys.stderr.isatty():
             told.append(text)
-            say(f"{document['name']}: {text}")
+            say(f"{endpoint.name}: {text}")
 
-    document = client.wait(asked, timeout_s=options.timeout, progress=progress) if options.wait else asked
-    if document.get("pending") is None and document.get("state") == "serving":
-        text = f"{document['name']} serves {document['version']} (after {time.monotonic() - begun:.1f} s)"
+    endpoint = client.wait(asked, timeout_s=options.timeout, progress=progress) if options.wait else asked
+    if endpoint.pending is None and endpoint.state == "serving":
+        text = f"{endpoint.name} serves {endpoint.version} (after {time.monotonic() - begun:.1f} s)"
     else:
-        text = f"{document['name']}: {pending_text(document.get('pending')) or document.get('state')}"
-    show(document, text, as_json=options.json)
+        text = f"{endpoint.name}: {pending_text(endpoint.pending) or endpoint.state}"
+    show(endpoint, text, as_json=options.json)
 
 
 def undeploy(options: EndpointOptions) -> None:
@@ -117,28 +121,28 @@ def logs(options: LogsOptions) -> None:
     """Show the latest requests and answers of an endpoint."""
     with options.client() as client:
         page = client.logs(options.endpoint, last=options.last, prediction_id=options.prediction)
-        if not page["items"]:
+        if not page.items:
             client.endpoint(options.endpoint)  # an unknown endpoint is an error, an endpoint without predictions is not
     rows = [
         (
-            item["time"],
-            item["id"],
-            item.get("version"),
-            item["status"] if item["code"] == "ok" else f"{item['status']} {item['code']}",
-            f"{item['latency_ms']:.1f} ms",
-            item["rows"],
-            _cell(item.get("inputs")),
-            _cell(item.get("outputs")),
+            item.time,
+            item.id,
+            item.version,
+            item.status if item.code == "ok" else f"{item.status} {item.code}",
+            f"{item.latency_ms:.1f} ms",
+            item.rows,
+            _cell(item.inputs),
+            _cell(item.outputs),
         )
-        for item in page["items"]
+        for item in page.items
     ]
     headings = ("TIME", "ID", "VERSION", "STATUS", "LATENCY", "ROWS", "ASKED", "ANSWERED")
     show(page, table(headings, rows), as_json=options.json)
-    if page.get("lost") and not options.json:
-        say(f"note: {page['lost']} records were lost before they reached the control plane")
-    damaged = page.get("unreadable") or {}
-    if damaged.get("files") and not options.json:
-        say(f"note: {damaged['files']} record files with {damaged['predictions']} predictions are damaged or missing")
+    if page.lost and not options.json:
+        say(f"note: {page.lost} records were lost before they reached the control plane")
+    damaged = page.unreadable
+    if damaged.files and not options.json:
+        say(f"note: {damaged.files} record files with {damaged.predictions} predictions are damaged or missing")
 
 
 def _cell(value: object) -> str:
@@ -149,92 +153,94 @@ def _cell(value: object) -> str:
 
 def status(options: RemoteOptions) -> None:
     """Show the control plane, gateways, endpoints and local runners."""
+    from msgspec import to_builtins
+
     with options.client() as client:
-        document = client.status()
-    control = document["control"]
-    head = facts({"control plane": control["version"], "revision": f"{control['revision']} of {control['epoch']}"})
+        found = client.status()
+    control = found.control
+    head = facts({"control plane": control.version, "revision": f"{control.revision} of {control.epoch}"})
     gateways = [
         (
-            gateway["id"],
-            "alive" if _is_alive(gateway) else "AWAY",
-            gateway.get("seen_at"),
-            gateway.get("revision"),
-            len(gateway.get("workers") or ()),
-            _states(gateway.get("workers") or ()) if _is_alive(gateway) else "unknown",
-            gateway.get("lost_records"),
-            _sharing(gateway.get("workers") or ()),
+            gateway.id,
+            "alive" if gateway.alive else "AWAY",
+            gateway.seen_at,
+            gateway.revision,
+            len(gateway.workers),
+            _states(gateway.workers) if gateway.alive else "unknown",
+            gateway.lost_records,
+            _sharing(gateway.workers),
         )
-        for gateway in document["gateways"]
+        for gateway in found.gateways
     ]
     headings = ("GATEWAY", "STATE", "SEEN", "REVISION", "WORKERS", "VERSIONS", "LOST RECORDS", "SHARED CACHE")
     seen = table(headings, gateways)
-    placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(document["gateways"]))
-    alerts = [f"alert: {alert['text']} ({alert['code']})\n  {alert['hint']}" for alert in document.get("alerts") or ()]
-    parts = [head, *alerts, seen, placed, endpoint_table(document["endpoints"])]
+    placed = table(("GATEWAY", "DIGEST", "RUNTIME", "PLACEMENT", "WORKERS"), _placements(found.gateways))
+    alerts = [f"alert: {alert.text} ({alert.code})\n  {alert.hint}" for alert in found.alerts]
+    parts = [head, *alerts, seen, placed, endpoint_table(found.endpoints)]
     home = options.settings.general.home
-    document["runners"] = local_runners(Home(home).gateway) if home.is_absolute() else []
-    document["confinement"] = local_confinement(Home(home).gateway) if home.is_absolute() else None
-    if document["confinement"]:
-        parts.append(confinement_line(document["confinement"]))
-    if document["runners"]:
-        parts.append(runner_table(document))
+    runners = local_runners(Home(home).gateway) if home.is_absolute() else []
+    confinement = local_confinement(Home(home).gateway) if home.is_absolute() else None
+    if confinement:
+        parts.append(confinement_line(confinement))
+    if runners:
+        parts.append(runner_table(runners, found.endpoints))
+    document = {**to_builtins(found), "runners": runners, "confinement": confinement}
     show(document, "\n\n".join(parts), as_json=options.json)
-    for text in () if options.json else status_notes(document):
+    for text in () if options.json else status_notes(found):
         say(f"note: {text}")
 
 
-def status_notes(document: Mapping[str, Any]) -> list[str]:
+def status_notes(found: Status) -> list[str]:
     """Notes that the operator should read: lost data, and gateways that follow another database."""
-    control, notes = document["control"], []
-    lines = control.get("log_lines_dropped") or 0
-    for gateway in document["gateways"]:
-        workers = gateway.get("workers") or ()
-        lines += max((worker.get("log_lines_dropped") or 0 for worker in workers), default=0)
-        epochs = {worker.get("epoch") for worker in workers} - {None, control["epoch"]}
-        if gateway.get("alive") and epochs:
+    control, notes = found.control, []
+    lines = control.log_lines_dropped
+    for gateway in found.gateways:
+        workers = gateway.workers
+        lines += max((worker.log_lines_dropped for worker in workers), default=0)
+        epochs = {worker.epoch for worker in workers if worker.epoch is not None} - {control.epoch}
+        if gateway.alive and epochs:
             notes.append(
-                f"gateway {gateway['id']} follows another database (epoch {', '.join(sorted(epochs))}). If that persists, "
+                f"gateway {gateway.id} follows another database (epoch {', '.join(sorted(epochs))}). If that persists, "
                 "restore that database, or start the gateway with --begin-anew to follow this one"
             )
-    if gone := document.get("packages_gone"):
-        notes.append(f"the bytes of {', '.join(gone)} are missing from the blob store; push the same packages again")
-    if lost := (document.get("webhooks") or {}).get("lost"):
-        notes.append(f"{lost} events were deleted before a webhook received them; `roadworthy webhook list` shows which")
+    if found.packages_gone:
+        notes.append(
+            f"the bytes of {', '.join(found.packages_gone)} are missing from the blob store; push the same packages again"
+        )
+    if found.webhooks.lost:
+        notes.append(
+            f"{found.webhooks.lost} events were deleted before a webhook received them; `roadworthy webhook list` shows which"
+        )
     if lines:
         notes.append(f"{lines} log lines were dropped because the reader of the log was too slow")
     return notes
 
 
-def _is_alive(gateway: dict[str, Any]) -> bool:
-    """Whether the gateway reports. Control planes of earlier releases do not send `alive`."""
-    return bool(gateway.get("alive", True))
-
-
-def _placements(gateways: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+def _placements(gateways: Sequence[GatewayStatus]) -> list[tuple[object, ...]]:
     """Where each ready version executes, with the number of workers. A gateway that is away is left out."""
     counts: dict[tuple[str, str, str, str], int] = {}
-    for gateway in filter(_is_alive, gateways):
-        for worker in gateway.get("workers") or ():
-            for version in worker.get("versions") or ():
-                if version["state"] == "READY":
-                    placement = version.get("placement") or "-"
-                    line = (gateway["id"], short(version["digest"]), version.get("runtime") or "-", placement)
+    for gateway in (each for each in gateways if each.alive):
+        for worker in gateway.workers:
+            for version in worker.versions:
+                if version.state == "READY":
+                    placement = version.placement or "-"
+                    line = (gateway.id, short(version.digest), version.runtime or "-", placement)
                     counts[line] = counts.get(line, 0) + 1
     return [(*line, count) for line, count in counts.items()]
 
 
-def _sharing(workers: Sequence[dict[str, Any]]) -> str | None:
+def _sharing(workers: Sequence[WorkerReport]) -> str | None:
     """The state of the workers' shared cache with counts; None without a shared cache."""
-    said = [worker.get("shared_cache") for worker in workers]
+    said = [worker.shared_cache for worker in workers]
     counts = {state: said.count(state) for state in sorted({state for state in said if state is not None})}
     return ", ".join(f"{state} ({count} of {len(said)})" for state, count in counts.items()) or None
 
 
-def _states(workers: Sequence[dict[str, Any]]) -> str:
+def _states(workers: Sequence[WorkerReport]) -> str:
     counts: dict[str, int] = {}
     for worker in workers:
-        for version in worker.get("versions") or ():
-            counts[version["state"]] = counts.get(version["state"], 0) + 1
+        for version in worker.versions:
+            counts[version.state] = counts.get(version.state, 0) + 1
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
 
 

@@ -67,6 +67,8 @@ def feedback(options: FeedbackOptions) -> None:
     Feedback says whether an answer was right, names bad events, or gives values of an A/B test's metrics. Each item counts once,
     so a file may be sent again. A line that cannot be read does not stop the others.
     """
+    from msgspec import to_builtins
+
     from roadworthy.client.feedback import items_of
 
     lines = list(_lines(options.file))
@@ -75,14 +77,14 @@ def feedback(options: FeedbackOptions) -> None:
     items = items_of(line.row for line in lines if line.row is not None)
     with options.client() as client, _bar(len(items)) as progress:
         reply = client.feedback(options.endpoint, items, progress=progress)
-    outcomes: Iterator[Mapping[str, object]] = iter(reply["items"])
+    outcomes = iter(reply.items)
     told: list[dict[str, Any]] = [
-        {"line": line.number, **(next(outcomes) if line.row is not None else _lost(line))} for line in lines
+        {"line": line.number, **(to_builtins(next(outcomes)) if line.row is not None else _lost(line))} for line in lines
     ]
     found = Counter(str(each["result"]) for each in told)
     counts = {name: found[name] for name in _MEANINGS if found[name]}
     texts = {name: f"{count:,} ({_MEANINGS[name]})" for name, count in counts.items()}
-    ignored = sorted({name for each in reply["items"] for name in each.get("ignored", ())})
+    ignored = sorted({name for each in reply.items for name in each.ignored})
     note = f"\nnot counted by the plan: {', '.join(ignored)}" if ignored else ""
     show({"items": told, "counts": counts}, f"{facts(texts)}{note}{_problems(told)}", as_json=options.json)
     if any(counts.get(name) for name in _UNSETTLED):

@@ -43,10 +43,7 @@ def list_(options: RemoteOptions) -> None:
     """List ids, names and roles of the keys, not the keys."""
     with options.client() as client:
         keys = client.keys()
-    rows = [
-        (key["id"], key["name"], key["role"], ",".join(key.get("endpoints") or ()) or "all", key.get("created_at"))
-        for key in keys
-    ]
+    rows = [(key.id, key.name, key.role, ",".join(key.endpoints or ()) or "all", key.created_at) for key in keys]
     show(keys, table(("ID", "NAME", "ROLE", "ENDPOINTS", "CREATED"), rows), as_json=options.json)
 
 
@@ -55,8 +52,8 @@ def create(options: CreateOptions) -> None:
     with options.client() as client:
         made = client.create_key(options.role.value, options.endpoint or None, options.name)
     if not options.json:
-        say(f"{made['id']} ({made['role']}); the key is shown only this once:")
-    show(made, str(made["key"]), as_json=options.json)
+        say(f"{made.id} ({made.role}); the key is shown only this once:")
+    show(made, made.key, as_json=options.json)
 
 
 def revoke(options: RevokeOptions) -> None:

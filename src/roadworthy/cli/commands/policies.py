@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from roadworthy.cli.commands.registry import pending_text
 from roadworthy.cli.options import RemoteOptions, argument, command
 from roadworthy.cli.output import facts, show, table
 from roadworthy.foundation.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from roadworthy.contract.api.endpoints import Endpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +89,25 @@ def _put(policy: dict[str, Any], path: Sequence[str], value: Any, assignment: st
 def describe(options: DescribeOptions) -> None:
     """Show an endpoint's versions, pending change and policies."""
     with options.client() as client:
-        document = client.endpoint(options.endpoint)
-    show(document, description(document), as_json=options.json)
+        endpoint = client.endpoint(options.endpoint)
+    show(endpoint, description(endpoint), as_json=options.json)
 
 
-def description(document: Mapping[str, Any]) -> str:
+def description(endpoint: Endpoint) -> str:
     """An endpoint as text."""
     head = facts(
         {
-            "endpoint": document["name"],
-            "state": document["state"],
-            "version": document.get("version"),
-            "digest": document.get("digest"),
-            "previous": document.get("previous"),
-            "pending": pending_text(document.get("pending")),
-            "generation": document["generation"],
-            "changed": f"{document['changed_at']} by {document['changed_by']}",
+            "endpoint": endpoint.name,
+            "state": endpoint.state,
+            "version": endpoint.version,
+            "digest": endpoint.digest,
+            "previous": endpoint.previous,
+            "pending": pending_text(endpoint.pending),
+            "generation": endpoint.generation,
+            "changed": f"{endpoint.changed_at} by {endpoint.changed_by}",
         }
     )
-    return f"{head}\n\n{policy_table(document['policy'])}"
+    return f"{head}\n\n{policy_table(endpoint.policy)}"
 
 
 def policy_table(policy: Mapping[str, Any]) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from roadworthy.cli.options import RemoteOptions, argument, command, group, option
 from roadworthy.cli.output import short, show, size, table
 from roadworthy.foundation.confine.grants import FORMS
+
+if TYPE_CHECKING:
+    from roadworthy.contract.api.endpoints import Endpoint, PendingChange, RolloutProgress
 
 
 def grant_option() -> Any:
@@ -45,10 +48,10 @@ def push(options: PushOptions) -> None:
     with options.client() as client, _bar(options.package) as progress:
         grants = options.grant or ()
         pushed = client.push(options.package, allow_code=options.allow_code, grants=grants, progress=progress)
-    reference = f"{pushed['name']}:{pushed['version']}"
-    text = f"{reference}\n  {pushed['digest']}\n  runtimes: {', '.join(pushed.get('runtimes') or ())}"
-    if pushed.get("grants"):
-        text += f"\n  granted: {', '.join(pushed['grants'])}"
+    reference = f"{pushed.name}:{pushed.version}"
+    text = f"{reference}\n  {pushed.digest}\n  runtimes: {', '.join(pushed.runtimes)}"
+    if pushed.grants:
+        text += f"\n  granted: {', '.join(pushed.grants)}"
     show(pushed, text, as_json=options.json)
 
 
@@ -76,7 +79,7 @@ def models(options: RemoteOptions) -> None:
     """List models with the number of their versions."""
     with options.client() as client:
         found = client.models()
-    rows = [(model["name"], model["versions"], f"{model['name']}:{model['latest']}") for model in found]
+    rows = [(model.name, model.versions, f"{model.name}:{model.latest}") for model in found]
     show(found, table(("MODEL", "VERSIONS", "LATEST"), rows), as_json=options.json)
 
 
@@ -86,18 +89,18 @@ def versions(options: VersionsOptions) -> None:
     Prints digest, size, grants, and the endpoints that serve each version.
     """
     with options.client() as client:
-        names = [str(known["name"]) for known in client.models()] if options.model is None else [options.model]
+        names = [known.name for known in client.models()] if options.model is None else [options.model]
         found = [version for name in names for version in client.versions(name)]
     rows = [
         (
-            f"{version['name']}:{version['version']}",
-            short(version["digest"]),
-            size(version.get("size_bytes")),
-            version.get("pushed_at"),
-            version.get("pushed_by"),
-            ",".join(version.get("runtimes") or ()),
-            ",".join(version.get("grants") or ()),
-            ",".join(version.get("serving") or ()),
+            f"{version.name}:{version.version}",
+            short(version.digest),
+            size(version.size_bytes),
+            version.pushed_at,
+            version.pushed_by,
+            ",".join(version.runtimes),
+            ",".join(version.grants),
+            ",".join(version.serving),
         )
         for version in found
     ]
@@ -115,37 +118,37 @@ def endpoints(options: RemoteOptions) -> None:
     show(found, endpoint_table(found), as_json=options.json)
 
 
-def endpoint_table(endpoints: list[dict[str, Any]]) -> str:
+def endpoint_table(endpoints: Sequence[Endpoint]) -> str:
     """Endpoints as a table."""
     rows = [
         (
-            endpoint["name"],
-            endpoint["state"],
-            endpoint.get("version"),
-            short(endpoint.get("digest")),
-            endpoint.get("previous"),
-            pending_text(endpoint.get("pending")) or _rollout_text(endpoint.get("rollout")),
-            endpoint["generation"],
+            endpoint.name,
+            endpoint.state,
+            endpoint.version,
+            short(endpoint.digest),
+            endpoint.previous,
+            pending_text(endpoint.pending) or _rollout_text(endpoint.rollout),
+            endpoint.generation,
         )
         for endpoint in endpoints
     ]
     return table(("ENDPOINT", "STATE", "VERSION", "DIGEST", "PREVIOUS", "PENDING", "GENERATION"), rows)
 
 
-def _rollout_text(rollout: dict[str, Any] | None) -> str | None:
+def _rollout_text(rollout: RolloutProgress | None) -> str | None:
     """Phase, step and share of a rollout in progress."""
     if rollout is None:
         return None
-    paused = ", paused" if rollout["paused"] else ""
-    return f"{rollout['version']} {rollout['phase']}: step {rollout['step']}, {rollout['share']:g} %{paused}"
+    paused = ", paused" if rollout.paused else ""
+    return f"{rollout.version} {rollout.phase}: step {rollout.step}, {rollout.share:g} %{paused}"
 
 
-def pending_text(pending: dict[str, Any] | None) -> str | None:
+def pending_text(pending: PendingChange | None) -> str | None:
     """The version that an endpoint is changing to, with its state."""
     if pending is None:
         return None
-    why = f": {pending['reason']}" if pending.get("reason") else ""
-    return f"{pending['version']} {pending['state']}{why}"
+    why = f": {pending.reason}" if pending.reason else ""
+    return f"{pending.version} {pending.state}{why}"
 
 
 def register(app: typer.Typer) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from roadworthy.cli.output import facts, table
 
-Rollout = Mapping[str, Any]
+if TYPE_CHECKING:
+    from roadworthy.contract.api.rollouts import Finding, MetricReport, NoRollout, Rollout, VariantReport
+
 _MOST_E = 700.0
 _LEAST_WIDTH = 40
 _NEXT = {
@@ -28,37 +30,39 @@ _NEXT = {
 """What an operator can do when a rollout does not continue by itself, by its code."""
 
 
-def summary(rollout: Rollout) -> str:
+def summary(rollout: Rollout | NoRollout) -> str:
     """One sentence: version, progress and reason."""
-    if "version" not in rollout:  # an endpoint that never had a rollout
+    from roadworthy.contract.api.rollouts import NoRollout
+
+    if isinstance(rollout, NoRollout):
         return "no rollout"
-    told = f"{rollout['version']} {head(rollout)}"
-    repeated = rollout["text"].startswith(f"step {rollout['step']} of ")
-    return told if repeated else f"{told}: {rollout['text']}"
+    told = f"{rollout.version} {head(rollout)}"
+    repeated = rollout.text.startswith(f"step {rollout.step} of ")
+    return told if repeated else f"{told}: {rollout.text}"
 
 
 def head(rollout: Rollout) -> str:
     """Progress in a few words: outcome or phase, step, share."""
-    words = [rollout["outcome"] or rollout["phase"], f"step {rollout['step']} of {rollout['steps']}", _share(rollout)]
-    words += [word for word in ("paused", "withdrawn") if rollout[word] and not rollout["outcome"]]
+    words = [rollout.outcome or rollout.phase, f"step {rollout.step} of {rollout.steps}", _share(rollout)]
+    words += [word for word in ("paused", "withdrawn") if getattr(rollout, word) and not rollout.outcome]
     return ", ".join(words)
 
 
 def line(rollout: Rollout) -> str:
     """One line for a log: progress, the counts of each criterion, and the reason. It does not change while only time passes."""
     counts = "; ".join(
-        f"{each['signal']} {each['bad']}/{each['samples']} against {each['stable_bad']}/{each['stable_samples']}"
-        f" E {_evidence(each['log_e'])} of {_evidence(each['log_e_bound'])}"
+        f"{each.signal} {each.bad}/{each.samples} against {each.stable_bad}/{each.stable_samples}"
+        f" E {_evidence(each.log_e)} of {_evidence(each.log_e_bound)}"
         for each in _findings(rollout)
     )
-    seen = "; ".join(f"{each['signal']} {each['outcome']} ({each['samples']} samples)" for each in rollout["watched"])
-    why = rollout["code"] if rollout["code"] == "minimum-time" else rollout["text"]
+    seen = "; ".join(f"{each.signal} {each.outcome} ({each.samples} samples)" for each in rollout.watched)
+    why = rollout.code if rollout.code == "minimum-time" else rollout.text
     return " | ".join(part for part in (head(rollout), counts, seen, why) if part)
 
 
 def standing(rollout: Rollout) -> tuple[str, str]:
     """The parts whose change is printed at once: everything but counts and time."""
-    return head(rollout), rollout["code"]
+    return head(rollout), rollout.code
 
 
 def details(rollout: Rollout, width: int | None = None, note: str | None = None) -> str:
@@ -69,20 +73,20 @@ def details(rollout: Rollout, width: int | None = None, note: str | None = None)
         note: text to add at the end.
     """
     advice = None
-    if rollout["phase"] in ("preparing", "stepping"):
-        advice = _NEXT.get("withdrawn" if rollout["withdrawn"] else rollout["code"])
+    if rollout.phase in ("preparing", "stepping"):
+        advice = _NEXT.get("withdrawn" if rollout.withdrawn else rollout.code)
     shown = {
-        "rollout": f"{rollout['id']} ({rollout['strategy']})",
-        "endpoint": f"{rollout['endpoint']}: {rollout['stable']} -> {rollout['version']}",
+        "rollout": f"{rollout.id} ({rollout.strategy})",
+        "endpoint": f"{rollout.endpoint}: {rollout.stable} -> {rollout.version}",
         "stands at": head(rollout),
         "steps": _steps(rollout),
-        "because": f"{rollout['text']} ({rollout['code']})",
-        "next": advice and advice.format(rollout["endpoint"]),
-        "left in step": _time(rollout["step_left_s"]),
-        "deadline in": _time(rollout["deadline_left_s"]),
+        "because": f"{rollout.text} ({rollout.code})",
+        "next": advice and advice.format(rollout.endpoint),
+        "left in step": _time(rollout.step_left_s),
+        "deadline in": _time(rollout.deadline_left_s),
         "left out": _left_out(rollout),
-        "started": f"{_moment(rollout['started_at'])} by {rollout['started_by']}",
-        "ended": rollout["ended_at"] and f"{_moment(rollout['ended_at'])}, decided by {rollout['decided_by']}",
+        "started": f"{_moment(rollout.started_at)} by {rollout.started_by}",
+        "ended": rollout.ended_at and f"{_moment(rollout.ended_at)}, decided by {rollout.decided_by}",
         "note": note,
     }
     told = {name: value for name, value in shown.items() if value}
@@ -101,14 +105,14 @@ def history_table(found: Sequence[Rollout]) -> str:
     headings = ("STARTED", "STABLE", "VERSION", "OUTCOME", "STEP", "DECIDED BY", "ID", "WHY")
     rows = [
         (
-            _moment(each["started_at"]),
-            each["stable"],
-            each["version"],
-            each["outcome"] or each["phase"],
-            f"{each['step']} of {each['steps']}",
-            each["decided_by"],
-            each["id"],
-            each["text"],
+            _moment(each.started_at),
+            each.stable,
+            each.version,
+            each.outcome or each.phase,
+            f"{each.step} of {each.steps}",
+            each.decided_by,
+            each.id,
+            each.text,
         )
         for each in found
     ]
@@ -120,14 +124,14 @@ def list_table(found: Sequence[Rollout]) -> str:
     headings = ("ENDPOINT", "STABLE", "VERSION", "STRATEGY", "PHASE", "STEP", "SHARE", "WHY")
     rows = [
         (
-            each["endpoint"],
-            each["stable"],
-            each["version"],
-            each["strategy"],
-            f"{each['phase']}, paused" if each["paused"] else each["phase"],
-            f"{each['step']} of {each['steps']}",
+            each.endpoint,
+            each.stable,
+            each.version,
+            each.strategy,
+            f"{each.phase}, paused" if each.paused else each.phase,
+            f"{each.step} of {each.steps}",
             _share(each),
-            each["text"],
+            each.text,
         )
         for each in found
     ]
@@ -139,9 +143,8 @@ def _moment(text: str) -> str:
     return f"{text[:19].replace('T', ' ')}{text[-6:].replace('+00:00', 'Z')}"
 
 
-def _findings(rollout: Rollout) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = (rollout["verdict"] or {}).get("findings", ())
-    return found
+def _findings(rollout: Rollout) -> Sequence[Finding]:
+    return () if rollout.verdict is None else rollout.verdict.findings
 
 
 def _judged(rollout: Rollout, width: int | None) -> str:
@@ -151,54 +154,54 @@ def _judged(rollout: Rollout, width: int | None) -> str:
         return ""
     rows = [
         (
-            each["signal"],
-            each["outcome"],
-            f"{each['bad']:,} of {each['samples']:,}",
-            f"{each['stable_bad']:,} of {each['stable_samples']:,}",
-            _evidence(each["log_e"]),
-            _evidence(each["log_e_bound"]),
+            each.signal,
+            each.outcome,
+            f"{each.bad:,} of {each.samples:,}",
+            f"{each.stable_bad:,} of {each.stable_samples:,}",
+            _evidence(each.log_e),
+            _evidence(each.log_e_bound),
         )
         for each in found
     ]
-    says = "\n".join(each["text"] for each in found)
+    says = "\n".join(each.text for each in found)
     headings = ("CRITERION", "VERDICT", "CANARY BAD", "STABLE BAD", "E", "BACK AT")
     return f"{table(headings, rows)}\n\n{_wrapped(says, width, 2)}"
 
 
 def _watched(rollout: Rollout, width: int | None) -> str:
     """Each watched signal's outcome and text, with its samples."""
-    found = rollout["watched"]
+    found = rollout.watched
     if not found:
         return ""
-    rows = [(each["signal"], each["outcome"], f"{each['samples']:,}", f"{each['stable_samples']:,}") for each in found]
-    says = "\n".join(f"{each['signal']}: {each['text']}" for each in found)
+    rows = [(each.signal, each.outcome, f"{each.samples:,}", f"{each.stable_samples:,}") for each in found]
+    says = "\n".join(f"{each.signal}: {each.text}" for each in found)
     return f"{table(('WATCHED', 'SAYS', 'CANARY SAMPLES', 'STABLE SAMPLES'), rows)}\n\n{_wrapped(says, width, 2)}"
 
 
 def _compared(rollout: Rollout) -> str:
     """Result of an A/B test: one line for each version of each metric, and one for their difference."""
     rows: list[tuple[object, ...]] = []
-    for each in rollout["metrics"]:
-        for variant in (each["stable"], each["canary"]):
-            mean = None if variant["mean"] is None else f"{variant['mean']:.4g}"
-            rows.append((each["metric"], variant["variant"], f"{variant['values']:,}", mean, _interval(variant), None))
-        means = each["stable"]["mean"], each["canary"]["mean"]
-        more = None if None in means else f"{means[1] - means[0]:+.4g}"
-        rows.append((each["metric"], "difference", None, more, _interval(each), each["text"]))
+    for each in rollout.metrics:
+        for variant in (each.stable, each.canary):
+            mean = None if variant.mean is None else f"{variant.mean:.4g}"
+            rows.append((each.metric, variant.variant, f"{variant.values:,}", mean, _interval(variant), None))
+        stable, canary = each.stable.mean, each.canary.mean
+        more = None if stable is None or canary is None else f"{canary - stable:+.4g}"
+        rows.append((each.metric, "difference", None, more, _interval(each), each.text))
     return table(("METRIC", "VARIANT", "VALUES", "MEAN", "95 % AT EVERY LOOK", "SO"), rows) if rows else ""
 
 
-def _interval(bounds: Mapping[str, Any]) -> str:
-    return f"{bounds['low']:.4g} to {bounds['high']:.4g}"
+def _interval(bounds: VariantReport | MetricReport) -> str:
+    return f"{bounds.low:.4g} to {bounds.high:.4g}"
 
 
 def _steps(rollout: Rollout) -> str:
     """All steps of the plan, the current one in brackets."""
     texts = [
         f"{each['shadow'] / 100:g} % copied" if each["shadow"] else f"{each['weight'] / 100:g} %"
-        for each in rollout["plan"]["steps"]
+        for each in rollout.plan["steps"]
     ]
-    at = rollout["step"] - 1
+    at = rollout.step - 1
     return ", ".join(f"[{text}]" if number == at else text for number, text in enumerate(texts))
 
 
@@ -206,14 +209,14 @@ def _left_out(rollout: Rollout) -> str:
     """Requests that are no evidence, by reason and variant: "3 shed (canary)"."""
     return ", ".join(
         f"{count:,} {reason} ({variant})"
-        for reason, counts in rollout["left_out"].items()
+        for reason, counts in rollout.left_out.items()
         for variant, count in counts.items()
         if count
     )
 
 
 def _share(rollout: Rollout) -> str:
-    return f"{rollout['shadow']:g} % copied" if rollout["shadow"] else f"{rollout['share']:g} %"
+    return f"{rollout.shadow:g} % copied" if rollout.shadow else f"{rollout.share:g} %"
 
 
 def _evidence(log_e: float) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,8 +15,12 @@ from roadworthy.cli import exits
 from roadworthy.cli.commands.rollout_texts import details, history_table, list_table, summary
 from roadworthy.cli.commands.rollout_watch import follow
 from roadworthy.cli.options import RemoteOptions, argument, command, group, option
-from roadworthy.cli.output import say, show
+from roadworthy.cli.output import as_text, say, show
 from roadworthy.foundation.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from roadworthy.client.rollouts import StartOptions as StartCall
+    from roadworthy.contract.api.rollouts import Rollout, StartedRollout
 
 _GOOD = ("promoted", "completed")
 
@@ -85,26 +88,26 @@ def start(options: StartOptions) -> None:
             code="invalid-plan",
             hint="write `roadworthy rollout start flights flights:3`, or put `endpoint:` and `version:` in the plan",
         )
-    asked: dict[str, Any] = {"supersede": options.supersede}
+    asked: StartCall = {"supersede": options.supersede}
     if options.accept_signature_change is not None:
         asked["accept_signature_change"] = options.accept_signature_change
     with options.client() as client:
         begun = client.rollouts.start(endpoint, version, plan, **asked)
         _show_start(begun, options)
         if options.watch:
-            _end(follow(client, endpoint, begun["id"], as_json=options.json), options.exit_status)
+            _end(follow(client, endpoint, begun.id, as_json=options.json), options.exit_status)
 
 
-def _show_start(begun: Mapping[str, Any], options: StartOptions) -> None:
+def _show_start(begun: StartedRollout, options: StartOptions) -> None:
     """Print the new rollout and its warnings. With `--watch` and `--json` this is the first of many lines."""
     if options.json:
-        print(json.dumps(begun, indent=None if options.watch else 2, ensure_ascii=False), flush=True)
+        print(as_text(begun, None if options.watch else 2), flush=True)
         return
-    for warning in begun["warnings"]:
-        say(f"warning: {warning['text']} ({warning['code']})")
-    print(f"{begun['endpoint']}: {summary(begun)}\nrollout {begun['id']}", flush=True)
+    for warning in begun.warnings:
+        say(f"warning: {warning.text} ({warning.code})")
+    print(f"{begun.endpoint}: {summary(begun)}\nrollout {begun.id}", flush=True)
     if not options.watch:
-        say(f"`roadworthy rollout watch {begun['endpoint']}` follows the rollout")
+        say(f"`roadworthy rollout watch {begun.endpoint}` follows the rollout")
 
 
 _FLAGS = ("strategy", "hold", "bake", "share", "evidence", "alpha", "deadline")
@@ -153,8 +156,8 @@ def watch(options: WatchOptions) -> None:
     _end(ended, options.exit_status)
 
 
-def _end(rollout: Mapping[str, Any], exit_status: bool) -> None:
-    if exit_status and rollout["outcome"] not in _GOOD:
+def _end(rollout: Rollout, exit_status: bool) -> None:
+    if exit_status and rollout.outcome not in _GOOD:
         raise typer.Exit(exits.FAILED)
 
 
@@ -185,7 +188,7 @@ def _verb(name: str, help_: str) -> Callable[[OneOptions], None]:
     def tell(options: OneOptions) -> None:
         with options.client() as client:
             answer = getattr(client.rollouts, name)(options.endpoint, options.id)
-        told = summary(answer) if answer["done"] else f"nothing was done: {answer['refused']}"
+        told = summary(answer) if answer.done else f"nothing was done: {answer.refused}"
         show(answer, f"{options.endpoint}: {told}", as_json=options.json)
 
     tell.__doc__ = help_

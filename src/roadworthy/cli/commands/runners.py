@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from roadworthy.cli.output import short, size, table
 from roadworthy.foundation.resident import resident
+
+if TYPE_CHECKING:
+    from roadworthy.contract.api.endpoints import Endpoint
 
 
 def local_runners(folder: Path) -> list[dict[str, Any]]:
@@ -59,13 +63,13 @@ def confinement_line(told: dict[str, Any]) -> str:
     return f"code of packages is confined by {held}" + (f"; not available on this machine: {lacking}" if lacking else "")
 
 
-def runner_table(document: dict[str, Any]) -> str:
-    """The runners of a status document as a table, with the names of deployed versions."""
+def runner_table(runners: Sequence[Mapping[str, Any]], endpoints: Sequence[Endpoint]) -> str:
+    """The runners as a table, with the names of deployed versions."""
     names: dict[str, str] = {}
-    for endpoint in document["endpoints"]:
-        for version in (endpoint, endpoint.get("pending") or {}):
-            if version.get("digest"):
-                names[short(version["digest"])] = version["version"]
+    for endpoint in endpoints:
+        for version in (endpoint, endpoint.pending):
+            if version is not None and version.digest and version.version:
+                names[short(version.digest)] = version.version
     lines = [
         (
             names.get(runner["digest"], runner["digest"]),
@@ -76,6 +80,6 @@ def runner_table(document: dict[str, Any]) -> str:
             size(runner["resident_bytes"]),
             runner["runs"],
         )
-        for runner in document["runners"]
+        for runner in runners
     ]
     return table(("RUNNER OF", "RULE", "COPY", "PID", "STATE", "MEMORY", "RUNS"), lines)

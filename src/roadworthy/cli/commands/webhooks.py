@@ -41,8 +41,8 @@ def create(options: CreateOptions) -> None:
     with options.client() as client:
         made = client.webhooks.create(options.url, events=options.event or None, endpoints=options.endpoint or None)
     if not options.json:
-        say(f"{made['id']}; the secret is shown only this once:")
-    show(made, made["secret"], as_json=options.json)
+        say(f"{made.id}; the secret is shown only this once:")
+    show(made, made.secret, as_json=options.json)
 
 
 def list_(options: RemoteOptions) -> None:
@@ -51,13 +51,13 @@ def list_(options: RemoteOptions) -> None:
         found = client.webhooks.list()
     rows = [
         (
-            each["id"],
-            each["state"],
-            str(each["behind"]),
-            str(each["lost"]),
-            ",".join(each["events"] or (_ALL,)),
-            ",".join(each["endpoints"] or (_ALL,)),
-            each["url"],
+            each.id,
+            each.state,
+            str(each.behind),
+            str(each.lost),
+            ",".join(each.events or (_ALL,)),
+            ",".join(each.endpoints or (_ALL,)),
+            each.url,
         )
         for each in found
     ]
@@ -67,10 +67,12 @@ def list_(options: RemoteOptions) -> None:
 
 def show_(options: OneOptions) -> None:
     """Show one webhook, without its secret."""
+    from msgspec import structs
+
     with options.client() as client:
         found = client.webhooks.get(options.webhook_id)
-    lists = {name: ", ".join(found[name] or (_ALL,)) for name in ("events", "endpoints")}
-    show(found, facts({**found, **lists}), as_json=options.json)
+    lists = {name: ", ".join(getattr(found, name) or (_ALL,)) for name in ("events", "endpoints")}
+    show(found, facts({**structs.asdict(found), **lists}), as_json=options.json)
 
 
 def delete(options: OneOptions) -> None:
@@ -87,9 +89,9 @@ def test(options: OneOptions) -> None:
     """
     with options.client() as client:
         sent = client.webhooks.test(options.webhook_id)
-    text = f"{sent['outcome']} (status {sent['status'] or '-'}, {sent['took_ms']} ms)"
-    show(sent, f"{text}: {sent['reason']}" if sent["reason"] else text, as_json=options.json)
-    if sent["outcome"] != "delivered":
+    text = f"{sent.outcome} (status {sent.status or '-'}, {sent.took_ms} ms)"
+    show(sent, f"{text}: {sent.reason}" if sent.reason else text, as_json=options.json)
+    if sent.outcome != "delivered":
         raise typer.Exit(exits.FAILED)
 
 
@@ -99,14 +101,14 @@ def deliveries(options: DeliveriesOptions) -> None:
         found = client.webhooks.deliveries(options.webhook_id, options.last)
     rows = [
         (
-            each["at"],
-            each["id"],
-            each["type"],
-            str(each["tries"]),
-            each["outcome"],
-            each["status"],
-            f"{each['took_ms']} ms",
-            each["reason"],
+            each.at,
+            each.id,
+            each.type,
+            str(each.tries),
+            each.outcome,
+            each.status,
+            f"{each.took_ms} ms",
+            each.reason,
         )
         for each in found
     ]
