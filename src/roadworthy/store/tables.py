@@ -256,3 +256,16 @@ webhook_deliveries = Table(
     Column("reason", Text, nullable=False),
     ForeignKeyConstraint(["project", "webhook"], ["webhooks.project", "webhooks.id"], ondelete="CASCADE"),
 )
+
+kept_replies = Table(
+    "kept_replies",
+    metadata,
+    _project(),
+    Column("id", String(64), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("at_us", BigInteger, nullable=False, index=True),
+    Column("status", Integer),
+    Column("reply", Text),
+)
+"""Replies to requests with an idempotency key. `id` is a hash of caller, operation and key, `request` one of what was asked;
+`status` and `reply` are null until the request is carried out."""

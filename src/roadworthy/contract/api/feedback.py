@@ -121,4 +121,5 @@ GIVE = Operation(
     FEEDBACK,
     FeedbackReply,
     Feedback,
+    repeatable=True,
 )

@@ -52,5 +52,5 @@ class CreatedKey(ApiKey, frozen=True, kw_only=True):
 
 
 LIST = Operation("list_keys", "GET", "/api/v1/keys", "List keys", READ, Page[ApiKey])
-CREATE = Operation("create_key", "POST", "/api/v1/keys", "Create a key", MANAGE, CreatedKey, NewKey, 201)
+CREATE = Operation("create_key", "POST", "/api/v1/keys", "Create a key", MANAGE, CreatedKey, NewKey, 201, shown_once=True)
 REVOKE = Operation("revoke_key", "DELETE", "/api/v1/keys/{key_id}", "Revoke a key", MANAGE, type(None), status=204)

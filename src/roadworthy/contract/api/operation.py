@@ -69,6 +69,8 @@ class Operation(Generic[R_co]):
         permission: what a caller's key must allow.
         reply: type of the reply's document; bytes for a file, None for no body.
         body: type of the request's document; bytes for a file, None for no body.
+        shown_once: the reply holds a secret, which is stored nowhere.
+        repeatable: a repetition has no further effect by itself, so no reply is kept for it.
         status: of the usual reply. others: further statuses of success, with their meaning.
     """
 
@@ -81,11 +83,18 @@ class Operation(Generic[R_co]):
     body: type[Any] | None = None
     status: int = 200
     others: Mapping[int, str] = field(default_factory=dict)
+    shown_once: bool = False
+    repeatable: bool = False
 
     @property
     def kinds(self) -> Sequence[Any]:
         """The types that the reply may have."""
         return get_args(self.reply) if isinstance(self.reply, UnionType) else (self.reply,)
+
+    @property
+    def takes_idempotency_key(self) -> bool:
+        """Whether a repetition with the same key has no further effect. Frames of gateways have a number instead."""
+        return self.method == "POST" and self.permission != GATEWAY
 
     def url(self, **values: str | int) -> str:
         """The path with these values, quoted."""

@@ -103,7 +103,9 @@ class Delivery(Resource, frozen=True, kw_only=True):
 _WEBHOOKS = "/api/v1/webhooks"
 _WEBHOOK = f"{_WEBHOOKS}/{{webhook_id}}"
 LIST = Operation("list_webhooks", "GET", _WEBHOOKS, "List webhooks", READ, Page[Webhook])
-CREATE = Operation("create_webhook", "POST", _WEBHOOKS, "Create a webhook", MANAGE, CreatedWebhook, NewWebhook, 201)
+CREATE = Operation(
+    "create_webhook", "POST", _WEBHOOKS, "Create a webhook", MANAGE, CreatedWebhook, NewWebhook, 201, shown_once=True
+)
 GET = Operation("get_webhook", "GET", _WEBHOOK, "Get a webhook", READ, Webhook)
 DELETE = Operation("delete_webhook", "DELETE", _WEBHOOK, "Delete a webhook", MANAGE, type(None), status=204)
 TEST = Operation("test_webhook", "POST", f"{_WEBHOOK}:test", "Send a ping", MANAGE, Delivery)

@@ -16,7 +16,7 @@ from roadworthy.control.resources.telemetry import MOST_SHOWN
 
 def routes(context: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("endpoints")
+    found = Routes("endpoints", context)
 
     @found.add(api.LIST)
     def everything(cursor: str = "") -> Page[api.Endpoint]:

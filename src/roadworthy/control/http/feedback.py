@@ -17,7 +17,7 @@ _AT_ONCE = 2
 
 def routes(context: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("feedback")
+    found = Routes("feedback", context)
     limiter = CapacityLimiter(_AT_ONCE)
 
     @found.add(api.GIVE)

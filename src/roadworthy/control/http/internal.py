@@ -28,7 +28,7 @@ RecordFile = Annotated[str, Path(json_schema_extra={"pattern": f"^{telemetry.FIL
 
 def routes(context: ControlContext, stopping: Callable[[], bool]) -> Routes:
     """The routes. `stopping` ends long polls early."""
-    found = Routes("gateways")
+    found = Routes("gateways", context)
 
     @found.add(api.SNAPSHOT)
     async def snapshot(request: Request, wait_s: Seconds = 0.0) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from roadworthy.access.principal import Principal
@@ -13,9 +13,10 @@ from roadworthy.contract.api import registry as api
 from roadworthy.contract.api.operation import Page
 from roadworthy.control.context import ControlContext
 from roadworthy.control.http.fields import Cursor, Digest, File, Grants, Name, Version
-from roadworthy.control.http.routing import Replied, Routes
+from roadworthy.control.http.routing import Replied, Routes, reply_of
 from roadworthy.control.http.uploads import received
 from roadworthy.control.resources import packages
+from roadworthy.foundation.canonical import digest_file
 from roadworthy.foundation.confine.grants import parse_grants
 from roadworthy.foundation.references import VersionReference
 
@@ -24,18 +25,20 @@ _PIECE_BYTES = 1 << 18
 
 def routes(context: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("packages")
+    found = Routes("packages", context)
 
     @found.add(api.PUSH)
-    async def push(
-        request: Request, principal: Principal, allow_code: Digest | None = None, grant: Grants = ()
-    ) -> Replied[api.Version]:
+    async def push(request: Request, principal: Principal, allow_code: Digest | None = None, grant: Grants = ()) -> Response:
         """The body is the .rw file. 200 if the package already is a version of its model. `grant` lists what its code may access
         in addition to its own files."""
         allowed = packages.Allowed(allow_code, parse_grants(grant))
         async with received(request, context.blobs, context.settings.max_package_bytes) as file:
-            version, new = await run_in_threadpool(packages.push, context, file, principal, allowed)
-        return Replied(version, 201 if new else 200)
+
+            async def act() -> Response:
+                version, new = await run_in_threadpool(packages.push, context, file, principal, allowed)
+                return reply_of(api.PUSH, Replied(version, 201 if new else 200))
+
+            return await found.once(api.PUSH, request, await run_in_threadpool(digest_file, file), act)
 
     @found.add(api.LIST_MODELS)
     def models(cursor: str = "") -> Page[api.Model]:

@@ -9,7 +9,7 @@ from roadworthy.control.http.routing import Routes
 
 def routes(context: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("system")
+    found = Routes("system", context)
 
     @found.add(api.LIVEZ)
     def livez() -> api.Live:

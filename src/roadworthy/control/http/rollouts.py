@@ -19,7 +19,7 @@ Command = Annotated[str, Path(json_schema_extra={"enum": list(api.COMMANDS)})]
 
 def routes(context: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("rollouts")
+    found = Routes("rollouts", context)
 
     @found.add(api.START)
     def start(principal: Principal, name: Name, body: api.NewRollout) -> api.StartedRollout:

@@ -6,6 +6,7 @@ request's document, and `principal` for who asks.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -21,8 +22,11 @@ from fastapi.openapi.utils import get_openapi
 from roadworthy.contract.api.feedback import KnownLater
 from roadworthy.contract.api.operation import OPEN, Operation
 from roadworthy.contract.api.problem import Problem
+from roadworthy.control.context import ControlContext
 from roadworthy.control.http.problems import PROBLEM_JSON, invalid_fields
+from roadworthy.control.resources import idempotency
 from roadworthy.foundation.documents import Reader
+from roadworthy.foundation.keys import hash_key
 
 OCTETS = "application/octet-stream"
 _REF = "#/components/schemas/{name}"
@@ -44,9 +48,10 @@ class Routes:
         tag: groups them in the API's description.
     """
 
-    def __init__(self, tag: str) -> None:
+    def __init__(self, tag: str, context: ControlContext) -> None:
         self.router = APIRouter(tags=[tag])
         self.operations: list[Operation[Any]] = []
+        self._context = context
 
     def add(
         self, operation: Operation[R]
@@ -57,7 +62,7 @@ class Routes:
             self.operations.append(operation)
             self.router.add_api_route(
                 operation.path,
-                _endpoint(operation, function),
+                self._endpoint(operation, function),
                 methods=[operation.method],
                 operation_id=operation.name,
                 summary=operation.summary,
@@ -68,30 +73,63 @@ class Routes:
 
         return register
 
+    async def once(
+        self, operation: Operation[Any], request: Request, digest: str, act: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """Carry out a request, or repeat the reply to it if it has an idempotency key that was used before.
 
-def _endpoint(operation: Operation[Any], function: Callable[..., Any]) -> Callable[..., Awaitable[Response]]:
-    """The function that FastAPI calls: with the request, and with what the path and the query name."""
-    hints = get_type_hints(function, include_extras=True)
-    parameters = inspect.signature(function).parameters
-    wanted = {"body", "principal", "request"} & parameters.keys()
+        Args:
+            digest: of the request's body.
+        """
+        key = request.headers.get("idempotency-key")
+        if key is None or not operation.takes_idempotency_key:
+            return await act()
+        taken = idempotency.key_id(request.state.principal, operation, key)
+        asked = hash_key(f"{request.url.path}?{request.url.query}\n{digest}")
+        found = await run_in_threadpool(idempotency.take, self._context, taken, asked, repeatable=operation.repeatable)
+        if found is not None:
+            return Response(found.body, found.status, {"Idempotent-Replayed": "true"}, "application/json")
+        if operation.repeatable:
+            return await act()
+        try:
+            reply = await act()
+        except Exception:
+            await run_in_threadpool(idempotency.give_back, self._context, taken)
+            raise
+        kept = None if operation.shown_once else bytes(reply.body).decode()
+        await run_in_threadpool(idempotency.keep, self._context, taken, reply.status_code, kept)
+        return reply
 
-    async def call(request: Request, **values: Any) -> Response:
-        given = {
-            "request": request,
-            "principal": request.state.principal,
-            "body": read_body(operation.body, await request.body()) if "body" in wanted and operation.body else None,
-        }
-        values |= {name: given[name] for name in wanted}
-        answer = function(**values) if inspect.iscoroutinefunction(function) else run_in_threadpool(function, **values)
-        return _reply(operation, await answer)
+    def _endpoint(self, operation: Operation[Any], function: Callable[..., Any]) -> Callable[..., Awaitable[Response]]:
+        """The function that FastAPI calls: with the request, and with what the path and the query name."""
+        hints = get_type_hints(function, include_extras=True)
+        parameters = inspect.signature(function).parameters
+        wanted = {"body", "principal", "request"} & parameters.keys()
+        streams = operation.body is not None and "body" not in wanted  # its route receives a file, within a bound of its own
 
-    named = [each.replace(annotation=hints[name]) for name, each in parameters.items() if name not in wanted]
-    own = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)
-    call.__signature__ = inspect.Signature([own, *named])  # type: ignore[attr-defined]  # what FastAPI reads
-    return call
+        async def call(request: Request, **values: Any) -> Response:
+            given = {"request": request, "principal": request.state.principal}
+            raw = b"" if streams else await request.body()
+            if "body" in wanted and operation.body is not None:
+                given["body"] = read_body(operation.body, raw)
+            values |= {name: given[name] for name in wanted}
+
+            async def act() -> Response:
+                answer = function(**values) if inspect.iscoroutinefunction(function) else run_in_threadpool(function, **values)
+                return reply_of(operation, await answer)
+
+            if streams:
+                return await act()
+            return await self.once(operation, request, hashlib.sha256(raw).hexdigest(), act)
+
+        named = [each.replace(annotation=hints[name]) for name, each in parameters.items() if name not in wanted]
+        own = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)
+        call.__signature__ = inspect.Signature([own, *named])  # type: ignore[attr-defined]  # what FastAPI reads
+        return call
 
 
-def _reply(operation: Operation[Any], result: Any) -> Response:
+def reply_of(operation: Operation[Any], result: Any) -> Response:
+    """The reply with an operation's result."""
     if isinstance(result, Response):
         return result
     document, status = (result.document, result.status) if isinstance(result, Replied) else (result, operation.status)
@@ -134,6 +172,8 @@ def describe(app: FastAPI, operations: Iterable[Operation[Any]]) -> dict[str, An
             str(status): {"description": text, **({"content": content} if (content := _content(each.kinds, schemas)) else {})}
             for status, text in {**usual, **each.others}.items()
         }
+        if each.takes_idempotency_key:
+            operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
         if each.permission != OPEN:
             operation["security"] = [{"HTTPBearer": []}]
     for methods in document["paths"].values():
@@ -143,6 +183,15 @@ def describe(app: FastAPI, operations: Iterable[Operation[Any]]) -> dict[str, An
     key = {"type": "http", "scheme": "bearer", "description": "An API key of this installation"}
     document["components"] = {**parts, "securitySchemes": {"HTTPBearer": key}}
     return document
+
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A text of yours: a repetition of the request with it gets the first reply, and has no further effect.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MOST_KEY, "pattern": "^[!-~]+$"},
+}
 
 
 def _refused(schemas: Mapping[Any, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from roadworthy.version import __version__
 
 def routes(context: ControlContext, stopping: Callable[[], bool]) -> Routes:
     """The routes. `stopping` ends long polls early."""
-    found = Routes("system")
+    found = Routes("system", context)
 
     @found.add(api.STATUS)
     def status() -> api.Status:

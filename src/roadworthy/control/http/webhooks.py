@@ -16,7 +16,7 @@ from roadworthy.webhooks.deliveries import KEPT
 
 def routes(context: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("webhooks")
+    found = Routes("webhooks", context)
 
     @found.add(api.LIST)
     def everything(cursor: str = "") -> Page[api.Webhook]:

@@ -1,0 +1,116 @@
+"""Requests with an idempotency key have their effect once: a repetition gets the first reply again.
+
+The first request takes the key, in the database that all control planes share, before it is carried out; its reply is kept for a
+day. A request that is refused gives the key back. A control plane that is killed in between leaves the key taken for STUCK_US.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api.operation import Operation
+from roadworthy.control.context import ControlContext
+from roadworthy.foundation.errors import Conflict, InvalidRequest
+from roadworthy.foundation.keys import hash_key
+from roadworthy.store.tables import PROJECT, kept_replies
+
+MOST_KEY = 255
+_KEY = re.compile(rf"[!-~]{{1,{MOST_KEY}}}", re.ASCII)
+_KEPT_US = 24 * 3_600 * 1_000_000
+MOST_KEPT = 10_000
+"""Keys that are remembered at most; the oldest are forgotten first."""
+STUCK_US = 15 * 60 * 1_000_000
+"""Longer than any request takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReply:
+    """The first reply: its status and its body."""
+
+    status: int
+    body: str
+
+
+def key_id(principal: Principal, operation: Operation[object], key: str) -> str:
+    """The id under which a reply is kept: a caller's keys are its own, and count for one operation.
+
+    Raises:
+        InvalidRequest: "invalid-idempotency-key".
+    """
+    if not _KEY.fullmatch(key):
+        raise InvalidRequest(
+            f"the header Idempotency-Key must have 1 to {MOST_KEY} printable ASCII characters without spaces",
+            code="invalid-idempotency-key",
+            hint="send a new random text, such as a UUID, for each change that you want, and the same one when you repeat it",
+        )
+    return hash_key(f"{principal.who}\n{operation.name}\n{key}")
+
+
+def take(context: ControlContext, taken: str, request: str, *, repeatable: bool = False) -> KeptReply | None:
+    """Take the key for a request, whose content has the digest `request`. The kept reply, if it was carried out before; None for
+    one that is `repeatable`.
+
+    Raises:
+        Conflict: "idempotency-key-reused": by another request; "idempotency-key-in-use": the first request is still being
+            carried out. "idempotency-key-spent": its reply was shown once.
+    """
+    now_us = context.clock.now_us()
+    with context.lock, context.database.begin() as connection:
+        _trim(connection, now_us)
+        row = connection.execute(select(kept_replies).where(kept_replies.c.id == taken)).first()
+        if row is None:
+            connection.execute(insert(kept_replies).values(project=PROJECT, id=taken, request=request, at_us=now_us))
+            return None
+        if row.request != request:
+            raise Conflict(
+                "this idempotency key was used for another request",
+                code="idempotency-key-reused",
+                hint="use a new key for each change that you want, and repeat a request unchanged",
+            )
+        if repeatable:
+            return None
+        if row.status is not None:
+            return _kept(row.status, row.reply)
+        if now_us - row.at_us < STUCK_US:
+            raise Conflict(
+                "the first request with this idempotency key is still being carried out",
+                code="idempotency-key-in-use",
+                hint="try again in a second",
+                retry_after_s=1.0,
+            )
+        connection.execute(update(kept_replies).where(kept_replies.c.id == taken).values(at_us=now_us))
+        return None
+
+
+def _trim(connection: Connection, now_us: int) -> None:
+    """Delete what is too old, or beyond MOST_KEPT."""
+    newest = select(kept_replies.c.at_us).order_by(kept_replies.c.at_us.desc())
+    beyond = connection.execute(newest.offset(MOST_KEPT - 1).limit(1)).scalar()
+    connection.execute(delete(kept_replies).where(kept_replies.c.at_us < max(now_us - _KEPT_US, beyond or 0)))
+
+
+def _kept(status: int, body: str | None) -> KeptReply:
+    if body is None:
+        raise Conflict(
+            "the request was carried out before, and its reply, which holds a secret, is shown only once",
+            code="idempotency-key-spent",
+            hint="find what it made in the list, delete it, and create another one with a new idempotency key",
+        )
+    return KeptReply(status, body)
+
+
+def keep(context: ControlContext, taken: str, status: int, body: str | None) -> None:
+    """Keep the reply to the request that took the key; `body` is None if it holds a secret."""
+    with context.database.begin() as connection:
+        changes = update(kept_replies).where(kept_replies.c.id == taken).values(status=status, reply=body)
+        connection.execute(changes)
+
+
+def give_back(context: ControlContext, taken: str) -> None:
+    """Give the key back after a request that was refused."""
+    with context.database.begin() as connection:
+        connection.execute(delete(kept_replies).where(kept_replies.c.id == taken))

@@ -1,0 +1,146 @@
+"""Idempotency keys: a repeated request has no further effect; what a key is not for is one documented refusal each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from roadworthy.access.principal import Principal
+from roadworthy.contract.api import endpoints, keys
+from roadworthy.control.context import ControlContext
+from roadworthy.control.resources import idempotency
+from roadworthy.control.wiring import build_context
+from roadworthy.foundation.errors import Conflict
+from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, three_versions
+from tests.control_plane import ControlProcess
+from tests.defaults import control_document
+
+ME = Principal("me", "me", "admin", frozenset())
+
+
+def named(key: str) -> dict[str, str]:
+    """The header."""
+    return {"Idempotency-Key": key}
+
+
+@pytest.fixture
+def fleet(gateway: Any, admin: httpx.Client, make_package: Callable[..., Path]) -> Fleet:
+    """The data plane; three versions exist and the first one serves."""
+    found = Fleet(gateway.client)
+    three_versions(admin, found, make_package)
+    return found
+
+
+def test_a_repeated_start_gets_the_first_reply(admin: httpx.Client, fleet: Fleet) -> None:
+    """Without the key it would be a conflict; with it the same bytes, the same status, and a header that says so."""
+    body = {"version": "line:2", "plan": FAST}
+    first, again = (admin.post(ROLLOUTS, json=body, headers=named("a")) for _ in range(2))
+    assert (first.status_code, again.status_code, again.content) == (201, 201, first.content)
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert admin.post(ROLLOUTS, json=body, headers=named("b")).json()["code"] == "rollout-running"
+    assert len(admin.get(ROLLOUTS).json()["items"]) == 1
+
+
+def test_a_key_used_with_another_body_is_refused(admin: httpx.Client, fleet: Fleet) -> None:
+    """Another body, path or query; not another operation, which has keys of its own."""
+    assert admin.post(ROLLOUTS, json={"version": "line:2", "plan": FAST}, headers=named("a")).status_code == 201
+    for path, body in ((ROLLOUTS, {"version": "line:3"}), (f"{ROLLOUTS}?x=1", {"version": "line:2", "plan": FAST})):
+        reply = admin.post(path, json=body, headers=named("a"))
+        assert (reply.status_code, reply.json()["code"]) == (409, "idempotency-key-reused")
+    assert admin.post(f"{ROLLOUTS}/current:abort", headers=named("a")).json()["done"] is True
+
+
+def test_a_refused_request_gives_its_key_back(admin: httpx.Client, fleet: Fleet) -> None:
+    """The corrected request is carried out with the same key."""
+    assert admin.post(ROLLOUTS, json={"version": "line:9", "plan": FAST}, headers=named("a")).status_code == 404
+    assert admin.post(ROLLOUTS, json={"version": "line:2", "plan": FAST}, headers=named("a")).status_code == 201
+
+
+def test_a_secret_is_shown_once_and_stored_nowhere(admin: httpx.Client, control: ControlProcess) -> None:
+    """A repetition creates no second key."""
+    made = admin.post("/api/v1/keys", json={"role": "predictor"}, headers=named("a"))
+    again = admin.post("/api/v1/keys", json={"role": "predictor"}, headers=named("a"))
+    assert (made.status_code, again.status_code, again.json()["code"]) == (201, 409, "idempotency-key-spent")
+    assert len(admin.get("/api/v1/keys").json()["items"]) == 3
+    assert made.json()["key"].encode() not in b"".join(each.read_bytes() for each in control.folder.rglob("*.db*"))
+
+
+def test_a_package_is_told_by_its_bytes(admin: httpx.Client, make_package: Callable[..., Path]) -> None:
+    """The same file again, and another one."""
+    one, other = (make_package(factor=factor).read_bytes() for factor in (2.0, 3.0))
+    first, again = (admin.post("/api/v1/packages", content=one, headers=named("a")) for _ in range(2))
+    assert (first.status_code, again.status_code, again.content) == (201, 201, first.content)
+    reply = admin.post("/api/v1/packages", content=other, headers=named("a"))
+    assert (reply.status_code, reply.json()["code"]) == (409, "idempotency-key-reused")
+
+
+def test_feedback_is_repeatable_and_no_reply_is_kept(admin: httpx.Client, fleet: Fleet) -> None:
+    """A predictor's key may send it, and must not fill the database; another body is refused all the same."""
+    bodies = [{"items": [{"prediction_id": digit * 32, "correct": True}]} for digit in "ab"]
+    replies = [admin.post(f"{LINE}/feedback", json=body, headers=named("a")) for body in (bodies[0], bodies[0], bodies[1])]
+    assert [each.status_code for each in replies] == [200, 200, 409]
+    assert "idempotent-replayed" not in replies[1].headers
+    assert replies[2].json()["code"] == "idempotency-key-reused"
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\u00e9"])
+def test_what_is_no_key_is_refused(admin: httpx.Client, key: str) -> None:
+    """With what a key may have."""
+    reply = admin.post("/api/v1/keys", json={"role": "predictor"}, headers={"Idempotency-Key": key.encode()})  # type: ignore[dict-item]
+    assert (reply.status_code, reply.json()["code"]) == (400, "invalid-idempotency-key")
+
+
+def test_two_at_once_are_carried_out_once(admin: httpx.Client, control: ControlProcess) -> None:
+    """One makes the key; the others get a refusal."""
+    replies: list[httpx.Response] = []
+
+    def create() -> None:
+        with control.client(control.admin_key) as client:
+            replies.append(client.post("/api/v1/keys", json={"role": "predictor"}, headers=named("a")))
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(each.status_code for each in replies) == [201, 409, 409, 409]
+    assert {each.json()["code"] for each in replies if each.status_code == 409} <= {
+        "idempotency-key-spent",
+        "idempotency-key-in-use",
+    }
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Any:
+    """A control plane without its process."""
+    found = build_context(control_document(tmp_path))
+    yield found
+    found.database.close()
+
+
+def test_a_key_that_is_stuck_is_free_again(context: ControlContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a control plane was killed in the middle; and replies are deleted after a day. Keys of others do not count."""
+    taken = idempotency.key_id(ME, endpoints.ROLL_BACK, "k")
+    assert taken != idempotency.key_id(ME, keys.CREATE, "k")
+    assert taken != idempotency.key_id(Principal("you", "you", "admin", frozenset()), endpoints.ROLL_BACK, "k")
+    now_us = context.clock.now_us()
+    assert idempotency.take(context, taken, LINE) is None
+    with pytest.raises(Conflict, match="still being carried out"):
+        idempotency.take(context, taken, LINE)
+    monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + idempotency.STUCK_US + 10**6)
+    assert idempotency.take(context, taken, LINE) is None
+    idempotency.keep(context, taken, 200, "{}")
+    assert idempotency.take(context, taken, LINE) == idempotency.KeptReply(200, "{}")
+    monkeypatch.setattr(idempotency, "MOST_KEPT", 1)
+    assert idempotency.take(context, "other", LINE) is None
+    monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + idempotency.STUCK_US + 2 * 10**6)
+    assert idempotency.take(context, "third", LINE) is None
+    assert idempotency.take(context, taken, "any") is None
+    monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + 2 * 24 * 3_600 * 10**6)
+    assert idempotency.take(context, taken, "other") is None
