@@ -71,9 +71,7 @@ def recorded(client: rw.Client, answers: list[rw.Prediction]) -> None:
 
 def give(client: rw.Client, items: list[Any]) -> dict[str, int]:
     """Send feedback until every record has arrived; the last counts of each result."""
-    return eventually(
-        lambda: (counts := client.feedback("sum", items).counts).get("unknown") == 0 and counts, "records arrive"
-    )
+    return eventually(lambda: (counts := client.feedback("sum", items).counts).get("unknown") == 0 and counts, "records arrive")
 
 
 def test_an_ab_test_finds_the_version_that_converts_better(machine: Machine, client: rw.Client) -> None:
