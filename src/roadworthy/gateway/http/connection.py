@@ -499,8 +499,9 @@ class Connection(HttpToolsProtocol):
 
     def begin(self, call: HttpPrediction, reply: Reply, resume: Callable[[], None]) -> Wire:
         """Begin a reply whose body is sent in pieces: as chunks, or to a client of HTTP/1.0 until the connection closes."""
-        chunked = not self.closing or self._pending[-1] is not call or self.parser.get_http_version() == "1.1"
-        last = not chunked or call.last or self._context.closing or (self.closing and self._pending[-1] is call)
+        final = self.closing and bool(self._pending) and self._pending[-1] is call
+        chunked = not final or self.parser.get_http_version() == "1.1"
+        last = not chunked or call.last or self._context.closing or final
         wire = self._streams[call] = StreamWire(self, call, resume, chunked=chunked, last=last)
         self.write_stream(wire, begin(call, reply, self.server_state.default_headers, close=last, chunked=chunked))
         return wire
@@ -628,7 +629,7 @@ class Connection(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """Close the connection if its client has exceeded a timeout. `now`: monotonic clock, seconds."""
         timeouts, waited = self._context.timeouts, now - self.since
-        if self._streams and self._write_paused_since is None:
+        if self._streams and self._pending and self._write_paused_since is None:
             self._keep_alive(now)
         if self._write_paused_since is not None and now - self._write_paused_since > timeouts.write_s:
             self.transport.abort()

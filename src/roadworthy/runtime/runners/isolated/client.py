@@ -349,7 +349,7 @@ class _Connection(asyncio.Protocol):
 
     Attributes:
         ready: whether the runner has greeted and answers.
-        sent: messages in flight, by number. rows: number of rows in them.
+        sent: messages in flight, by number. rows: number of rows in them, and in the streams under way.
     """
 
     def __init__(self, link: _Link, owner: ProcessBatcher, memory: SharedMemory | None) -> None:
@@ -502,7 +502,6 @@ class _Connection(asyncio.Protocol):
         batch, request = sent.members[0]
         if part.rows != batch.rows:
             raise ValueError("a part that does not fit its message")
-        self.rows -= batch.rows
         parts = Parts(_Source(self, number))
         self._streams[number] = parts, batch.rows
         parts.begin(size)
@@ -519,6 +518,7 @@ class _Connection(asyncio.Protocol):
         fault = outcomes.faults[0] if status == 1 else None
         stream, sent = self._streams.pop(number, None), self.sent.pop(number, None)
         if stream is not None:
+            self.rows -= stream[1]
             stream[0].end(fault)
         elif sent is not None:
             self.rows -= sent.members[0][0].rows
@@ -528,7 +528,9 @@ class _Connection(asyncio.Protocol):
 
     def cancel(self, number: int) -> None:
         """Have the runner close a stream."""
-        if self._streams.pop(number, None) is not None:
+        stream = self._streams.pop(number, None)
+        if stream is not None:
+            self.rows -= stream[1]
             self.write(frames.encode_message(frames.CANCEL, number))
             self._owner.send_soon()
             self._close_when_done()
