@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -22,6 +23,10 @@ class Cells(mosec.Worker):  # type: ignore[misc, unused-ignore]
         rows = [np.asarray(request["instances"]) for request in data]
         probabilities = iter(self.pipeline.predict_proba(np.concatenate(rows)).tolist())
         return [{"predictions": [{"probabilities": next(probabilities)} for _ in part]} for part in rows]
+
+    def serialize(self, data: dict[str, Any]) -> bytes:
+        """The answer in one line, which costs less than mosec's own indented form."""
+        return json.dumps(data).encode()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ SEND_TIMEOUT_S = 30.0
 """A worker that takes no bytes for this long is disconnected; it will connect again."""
 LAST_WORDS_S = 1.5
 """How long connections stay open after the agent begins to stop."""
+_READ_BYTES = 1 << 20
+"""Read ahead of each worker, twice at most: more than a frame of records, so that reading need not pause within one."""
 
 _report_decoder = msgspec.json.Decoder(WorkerReport)
 _log = structlog.get_logger(__name__)
@@ -67,7 +69,7 @@ class WorkerRegistry:
         self._path = path
         listener = _bind(path)
         self._bound = _inode(path)
-        self._server = await asyncio.start_unix_server(self._accept, sock=listener)
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=_READ_BYTES)
 
     async def stay(self) -> None:
         """Bind again if the socket or its folder was deleted, for workers that start later; connections stay."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from roadworthy.foundation.sockets import unix_address
 
 _RECONNECTS = Backoff(0.1, 1.0)
 _FULL_BYTES = 4 << 20
+_SEND_BYTES = 1 << 20
+"""Of the socket, as far as the system allows; its default is less than a full frame."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -73,6 +76,8 @@ class AgentLink:
             except (OSError, SettingsError):
                 await asyncio.sleep(next(pauses))
                 continue
+            # A frame that fits goes out in one call, and its worker is not woken again to send the rest.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
             with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
                 await self._listen(reader, writer)
             self._writer = None
