@@ -96,7 +96,8 @@ def test_make_targets_exist(page: Path) -> None:
 def test_g3_nothing_sends_rows_by_the_to_json_of_pandas(folder: str) -> None:
     """`to_json` rounds to ten decimals, which can take another branch of a tree, and writes times as integers."""
     found = [ROOT / folder] if folder.endswith(".md") else (ROOT / folder).rglob("*")
-    pages = [path for path in found if path.suffix in (".py", ".md", ".ipynb")]
+    hidden = f"{ROOT / folder}/."  # where bench-peers installs its servers
+    pages = [path for path in found if path.suffix in (".py", ".md", ".ipynb") and not str(path).startswith(hidden)]
     assert pages
     assert not [path for path in pages if re.search(r"\w\.to_json\(", path.read_text())]
 
