@@ -58,7 +58,7 @@ def test_a_canary_whose_answers_break_off_goes_back(machine: Machine) -> None:
     with rw.Client(context["gateway_url"], key=context["key"], control_url=context["control_url"]) as client:
         assert client.predict("words", [["one two"]]).predictions == ["one", "two"]
         client.rollouts.start("words", "words:2", PLAN)
-        eventually(lambda: client.rollouts.get("words")["share"] == 50, "the canary has traffic")
+        eventually(lambda: client.rollouts.get("words").share == 50, "the canary has traffic")
         begun = {ask("hello there ?").status_code for _ in range(10)}
         assert begun == {200}
         leave()
