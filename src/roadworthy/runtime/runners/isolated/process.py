@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -80,11 +81,13 @@ class RunnerProcess:
     def _answer(self, executable: Executable) -> int:
         signature = executable.package.signature
         start = self._start
-        greeting = Greeting(start.digest, os.getpid(), executable.runtime, signature.to_document(), runner=start.runner)
+        in_parts = executable.parts is not None  # a rule answers at once, whatever its package does
+        document = replace(signature, parts=in_parts).to_document()
+        greeting = Greeting(start.digest, os.getpid(), executable.runtime, document, runner=start.runner)
         runner = InlineRunner(executable)
         joining = (
             Streams(runner, self._state, self._keep_signals)
-            if signature.parts
+            if in_parts
             else Joining(Watched(runner, self._state), start.max_rows, self._keep_signals)
         )
         self._state.move(state.READY)
