@@ -24,7 +24,7 @@ from roadworthy.runtime.runners.isolated import isolation, state
 from roadworthy.runtime.runners.isolated.frames import Greeting
 from roadworthy.runtime.runners.isolated.joining import Joining, Watched
 from roadworthy.runtime.runners.isolated.launch import EXIT_LOAD_FAILED, RunnerStart
-from roadworthy.runtime.runners.isolated.server import Server
+from roadworthy.runtime.runners.isolated.server import STOP_S, Server
 from roadworthy.runtime.runners.isolated.state import RunnerState, StateWriter
 from roadworthy.runtime.runners.isolated.streams import Streams
 from roadworthy.runtime.runners.isolated.watch import Watch
@@ -112,6 +112,8 @@ class RunnerProcess:
 
     def _serve(self, greeting: Greeting, inputs: Layout, joining: Joining | Streams | None) -> bool:
         server = self._server = Server(self._address, greeting, inputs, joining, self._state.step)
+        if isinstance(joining, Streams):
+            server.stop_s = max(STOP_S, self._start.hang_s)
         server.open(self._listener)
         self._state.take_address()
         if joining is not None:
