@@ -106,11 +106,18 @@ def raising(_rows: Any) -> Iterator[int]:
     raise ValueError("no more")
 
 
+def too_large(_rows: Any) -> Iterator[str]:
+    """A second part that no runner sends."""
+    yield "a"
+    yield "x" * (2 << 20)
+
+
 BAD: dict[str, Callable[..., Any]] = {
     "no-parts": nothing,
     "too-many-parts": endless,
     "answers-length": two_rows,
     "not-deterministic": counting,
+    "part-too-large": too_large,
     "model-fails-on-sample": raising,
 }
 

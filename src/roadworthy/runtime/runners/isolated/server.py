@@ -26,6 +26,7 @@ from roadworthy.runtime.runners.isolated.memory import SharedMemory
 from roadworthy.runtime.runners.isolated.state import STEP_S
 from roadworthy.runtime.runners.isolated.streams import Streams
 from roadworthy.schema.batch import Layout
+from roadworthy.schema.signature import MAX_PART_BYTES
 
 STOP_S = 25.0
 """How long messages in flight may take after the order to stop, unless `Server.stop_s` says otherwise."""
@@ -299,7 +300,7 @@ class _Connection:
             message = frames.encode_answer(number, outcomes, None, frames.PART)
         except ValueError as error:
             raise _part_too_large() from error
-        if len(message) > frames.MAX_PART_BYTES:
+        if len(message) > MAX_PART_BYTES:
             raise _part_too_large()
         self.send(message)
         return len(message)
