@@ -22,10 +22,10 @@ from tests.runtime.runners.isolated.runners import Caller, StartRunner, Waiting,
 
 
 def speaker(place: str) -> Callable[..., AsyncIterator[str]]:
-    """A model that does what its prompt says, and notes which of its generators were closed."""
+    """A model that does what its prompt says, and notes how many generators wait, and were closed."""
 
-    def note_closed() -> None:
-        with open(f"{place}/closed", "a") as notes:  # noqa: PTH123 - keeps the packed function short
+    def note(what: str) -> None:
+        with open(f"{place}/{what}", "a") as notes:  # noqa: PTH123 - keeps the packed function short
             notes.write("x")
 
     async def speaking(rows: pd.DataFrame) -> AsyncIterator[str]:
@@ -37,11 +37,12 @@ def speaker(place: str) -> Callable[..., AsyncIterator[str]]:
             sys.exit(3)
         try:
             if kind == "wait":
+                note("begun")
                 await asyncio.Event().wait()
             yield kind
         finally:
             if kind == "wait":
-                note_closed()
+                note("closed")
 
     return speaking
 
@@ -84,24 +85,29 @@ def said(outcome: Any) -> Any:
 def test_streams_that_are_given_up_before_their_first_part_leave_their_places(
     start: Callable[..., Any], package: Package, tmp_path: Path, why: str
 ) -> None:
-    """As many as a connection has places; their generators are closed, and the next request is answered."""
+    """As many as a connection has places; those that have begun are closed, and the next request is answered."""
     start()
-    closed = package.path.parent / "closed"
-    closed.unlink(missing_ok=True)
+    place = package.path.parent
+
+    def noted(what: str) -> int:
+        return len((place / what).read_text()) if (place / what).exists() else 0
+
+    for what in ("begun", "closed"):
+        (place / what).unlink(missing_ok=True)
 
     async def scene(caller: Caller) -> None:
         await caller.ready()
         seconds = 1.0 if why == "deadline" else 3_600.0
         waiting = [caller.submit(prompt(package, "wait"), seconds) for _ in range(MOST_STREAMS)]
-        await caller.until(lambda: all(request.running for request in waiting))
         if why == "deadline":
             assert {said(await request.outcome) for request in waiting} == {"deadline-exceeded"}
         else:
+            await caller.until(lambda: noted("begun") == MOST_STREAMS)
             for request in waiting:
                 request.drop()
         assert said(await caller.submit(prompt(package, "a")).outcome) == "a"
-        await caller.until(lambda: closed.exists() and len(closed.read_text()) == MOST_STREAMS)
-        assert caller.batcher.busy_since is None
+        await caller.until(lambda: noted("closed") == noted("begun"))
+        await caller.until(lambda: caller.batcher.busy_since is None)
 
     play(tmp_path, scene, digest=package.digest)
 
