@@ -45,6 +45,7 @@ class Running:
         self.concurrent = more.get("concurrent", executable.concurrent)
         self.run = executable.run if run is None else lambda batch: run(executable, batch)
         self.close = more.get("close", executable.close)
+        self.parts = more.get("parts", executable.parts)
 
 
 def numbered(executable: Any, batch: Batch) -> Batch:
@@ -90,6 +91,13 @@ def crossed(executable: Any, batch: Batch) -> Batch:
     return Batch.concatenate([answers[0], answers[1]])
 
 
+def ahead(batch: Batch) -> Any:
+    """Leaves the first part out."""
+    steps = runners._Doubled(batch)
+    next(steps)
+    return steps
+
+
 @pytest.mark.parametrize(
     ("kind", "check", "what"),
     [
@@ -101,6 +109,8 @@ def crossed(executable: Any, batch: Batch) -> Batch:
         (Kind(lambda executable: Running(executable, hidden)), runners.check_wrong_answers_are_not_hidden, "became a good one"),
         (Kind(lambda executable: Running(executable, concurrent=True)), runners.check_one_run_at_a_time, "calls itself"),
         (Kind(lambda executable: Running(executable, crossed)), runners.check_one_run_at_a_time, "two threads"),
+        (Kind(lambda executable: Running(executable, parts=None)), runners.check_parts_are_those_of_the_version, "no `parts`"),
+        (Kind(lambda executable: Running(executable, parts=ahead)), runners.check_parts_are_those_of_the_version, "not those"),
         (Kind(lambda executable: Running(executable, close=lambda: None)), runners.check_closing_closes_the_version, "0 times"),
     ],
 )

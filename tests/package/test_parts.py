@@ -14,8 +14,10 @@ import pytest
 import roadworthy as rw
 from roadworthy.foundation.errors import PackageInvalid, PackError, ProofFailed
 from roadworthy.frameworks.parts import yields_parts
+from roadworthy.package.construct import Constructed
 from roadworthy.package.golden import PARTS
 from roadworthy.package.manifest import FORMAT, FORMAT_AT_ONCE
+from roadworthy.package.prove import prove
 from roadworthy.packing import pack
 
 ROWS = pd.DataFrame({"prompt": ["the quick brown fox", "a b", "hello"]})
@@ -104,11 +106,18 @@ def raising(_rows: Any) -> Iterator[int]:
     raise ValueError("no more")
 
 
+def too_large(_rows: Any) -> Iterator[str]:
+    """A second part that no runner sends."""
+    yield "a"
+    yield "x" * (2 << 20)
+
+
 BAD: dict[str, Callable[..., Any]] = {
     "no-parts": nothing,
     "too-many-parts": endless,
     "answers-length": two_rows,
     "not-deterministic": counting,
+    "part-too-large": too_large,
     "model-fails-on-sample": raising,
 }
 
@@ -154,3 +163,22 @@ def test_a_missing_part_fails_the_proof(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(type(package), "examples", lambda _: [(given, said.slice(0, 1)) for given, said in examples])
     with pytest.raises(ProofFailed, match="expected 1 parts, got"):
         rw.load(package.path, allow_code=package.digest)
+
+
+def test_what_a_runner_made_without_parts_fails_the_proof(tmp_path: Path) -> None:
+    """Though its `run` gives the right answers: requests do not take that way."""
+    package = pack(words, name="words", inputs=ROWS, out=tmp_path)
+    with rw.load(package.path, allow_code=package.digest) as loaded:
+        constructed = loaded._constructed
+
+        class Wrapped:
+            """What a kind of runner may make of it."""
+
+            concurrent = False
+            run = staticmethod(constructed.run)
+
+            def close(self) -> None:
+                """Nothing of its own."""
+
+        with pytest.raises(ProofFailed, match="answers in parts, and what its kind of runner made of it does not"):
+            prove(Constructed(constructed.package, "wrapped", Wrapped()))

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
@@ -69,21 +69,23 @@ def part_answers(part: Any) -> Mapping[str, Array]:
 
 
 class _Driven:
-    """An async generator as an iterator. All of a process share one event loop, on a thread kept for it, so that the generators
-    wait at the same time."""
+    """An async generator as an iterator. One task takes all its steps, so that a timeout or a task group of the model's own may
+    span a `yield`. All of a process share one event loop, on its own thread, so that the generators wait at the same time."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
         self._generator = generator
-        self._task: asyncio.Task[Any] | None = None
+        self._wanted: asyncio.Queue[Future[Any]] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
         self._asked: Future[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        asked, self._asked = self._asked or self._submit(self._step()), None
+        asked, self._asked = self._asked or self._submit(), None
         part = asked.result()
         if part is _DONE:
             raise StopIteration
@@ -92,29 +94,77 @@ class _Driven:
     def ask(self, ready: Callable[[], None]) -> None:
         """Begin the next step; `ready` is called, on any thread, once `__next__` would not wait."""
         if self._asked is None:
-            self._asked = self._submit(self._step())
+            self._asked = self._submit()
             self._asked.add_done_callback(lambda _: ready())
 
     def close(self) -> None:
         """Cancel a step under way, and close the generator, without waiting for either."""
-        self._submit(self._close())
+        self._running_loop().call_soon_threadsafe(self._cancel)
 
-    async def _step(self) -> Any:
-        self._task = asyncio.current_task()
-        return await anext(self._generator, _DONE)
+    def _submit(self) -> Future[Any]:
+        asked: Future[Any] = Future()
+        self._running_loop().call_soon_threadsafe(self._want, asked)
+        return asked
 
-    async def _close(self) -> None:
-        if self._task is not None and not self._task.done():
+    # On the loop's thread.
+
+    def _want(self, asked: Future[Any]) -> None:
+        if self._over:
+            asked.set_result(_DONE)
+            return
+        self._wanted.put_nowait(asked)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._drive())
+
+    def _cancel(self) -> None:
+        self._over = True
+        if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
+
+    async def _drive(self) -> None:
+        cancelled: asyncio.CancelledError | None = None
+        while not self._over:
+            try:
+                asked = await self._wanted.get()
+            except asyncio.CancelledError as error:  # by `close`, or by the model's own timeout or task group
+                cancelled = error
+                continue
+            step = self._generator.__anext__() if cancelled is None else self._generator.athrow(cancelled)
+            cancelled = None
+            try:
+                asked.set_result(await step)
+            except StopAsyncIteration:
+                self._over = True
+                asked.set_result(_DONE)
+            except BaseException as error:  # noqa: BLE001 - the model's own code may raise anything
+                self._over = True
+                asked.set_exception(_as_failure(error))
         await self._generator.aclose()
 
     @classmethod
-    def _submit(cls, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+    def _running_loop(cls) -> asyncio.AbstractEventLoop:
         if _Driven._loop is None:
             _Driven._loop = asyncio.new_event_loop()
-            threading.Thread(target=_Driven._loop.run_forever, name="async-parts", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(work, _Driven._loop)
+            threading.Thread(target=_run_forever, args=(_Driven._loop,), name="async-parts", daemon=True).start()
+        return _Driven._loop
+
+
+def _as_failure(error: BaseException) -> Exception:
+    """The error of a step; one that would end the thread that hears of it becomes a RuntimeError."""
+    if isinstance(error, Exception):
+        return error
+    failure = RuntimeError(f"the model raised {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop, whatever a model's own task raises: an exit would end it for all streams of the process."""
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            loop.call_exception_handler({"message": "a task of the model's own asked the process to exit", "exception": error})
 
 
 class PartsLoaded(NativeLoaded):

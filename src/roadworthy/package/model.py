@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
@@ -81,7 +82,11 @@ class Model:
         """
         batch = to_batch(self._layout, data)
         parts = self._constructed.parts
-        yield from map(batch_to_answers, [self._constructed.run(batch)] if parts is None else parts(batch))
+        if parts is None:
+            yield batch_to_answers(self._constructed.run(batch))
+            return
+        with closing(parts(batch)) as steps:
+            yield from map(batch_to_answers, steps)
 
     def close(self) -> None:
         """Free memory and threads."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from roadworthy.foundation.errors import InvalidInput, ProofFailed, RoadworthyError
+from roadworthy.foundation.errors import InvalidInput, ModelFault, ProofFailed, RoadworthyError
+from roadworthy.frameworks.parts import BatchSteps
 from roadworthy.optimize.equal import Difference, Tolerance, compare
 from roadworthy.package.construct import Constructed
 from roadworthy.schema.batch import Array, Batch
@@ -67,11 +71,18 @@ def prove(constructed: Constructed, *, alone_s: float = ALONE_S) -> Proof:
 def _prove_parts(constructed: Constructed, started: float) -> Proof:
     """Replay the examples of a model that answers in parts, each alone and as decoded from JSON: all its parts must be there, in
     order."""
+    begin = constructed.parts
+    if begin is None:
+        raise ProofFailed(
+            "the model answers in parts, and what its kind of runner made of it does not",
+            hint="report it to the author of the plug-in: the runner has no `parts`",
+            facts={"runtime": constructed.runtime},
+        )
     examples = constructed.package.examples()
     times = []
     for row, (given, expected) in enumerate(examples):
         began = time.monotonic()
-        found = _run(constructed, _through_json(given, constructed.runtime))
+        found = _run(constructed, _through_json(given, constructed.runtime), partial(_joined_parts, begin))
         times.append((time.monotonic() - began) / found.rows)
         if found.rows != expected.rows:
             raise ProofFailed(
@@ -170,9 +181,22 @@ def refuse(difference: Difference, runtime: str) -> ProofFailed:
     )
 
 
-def _run(constructed: Constructed, batch: Batch) -> Batch:
+def _joined_parts(begin: Callable[[Batch], BatchSteps], batch: Batch) -> Batch:
+    """All parts, one below the other, by the way that requests take: what a kind of runner makes of `run` may differ.
+
+    Raises:
+        ModelFault: "no-parts", and as `begin`.
+    """
+    with closing(begin(batch)) as steps:
+        found = list(iter(partial(next, steps, None), None))
+    if not found:
+        raise ModelFault("the model yielded no part", code="no-parts")
+    return Batch.concatenate(found)
+
+
+def _run(constructed: Constructed, batch: Batch, run: Callable[[Batch], Batch] | None = None) -> Batch:
     try:
-        return constructed.run(batch)
+        return (run or constructed.run)(batch)
     except RoadworthyError as error:
         raise ProofFailed(
             f"the model failed on its golden examples: {error.message}",

@@ -12,6 +12,8 @@ from roadworthy.foundation.errors import PackageInvalid
 from roadworthy.schema.dtypes import DType
 
 Scalar = str | int | bool
+MAX_PART_BYTES = 1 << 20
+"""Most bytes of one part of an answer in parts, as it leaves its process."""
 
 
 class Privacy(str, Enum):

@@ -16,20 +16,21 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from roadworthy.foundation.errors import ModelFault
 from roadworthy.foundation.plugins import RUNNERS, plugins
 from roadworthy.runtime.runners.inline import InlineRunner
-from roadworthy.runtime.runners.runner import Loaded, RunnerKind, processes_of
+from roadworthy.runtime.runners.runner import Loaded, PartSteps, RunnerKind, processes_of
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
 
 _SIGNATURE = Signature((Field("x", DType.FLOAT64), Field("name", DType.STRING)), (Field("y", DType.FLOAT64),))
 _SIZES = (1, 2, 3, 7, 64, 1_000, 2_500)
+_PARTS = 3
 _PATIENCE_S = 10.0
 
 
@@ -49,13 +50,20 @@ class Version:
 
     Attributes:
         rows: number of rows of each run. closed: how often it was closed. crossed: whether two runs were under way at a time.
+        parts: begins an answer in parts, for a version that has one; else None.
     """
 
     runtime = "planted"
-    parts = None
 
-    def __init__(self, answer: Callable[[Batch], Batch] | None = None, *, concurrent: bool = False) -> None:
-        self.package = type("Described", (), {"signature": _SIGNATURE})()
+    def __init__(
+        self,
+        answer: Callable[[Batch], Batch] | None = None,
+        *,
+        concurrent: bool = False,
+        parts: Callable[[Batch], PartSteps] | None = None,
+    ) -> None:
+        self.package = type("Described", (), {"signature": replace(_SIGNATURE, parts=parts is not None)})()
+        self.parts = parts
         self.concurrent = concurrent
         self.rows: list[int] = []
         self.closed = 0
@@ -186,6 +194,52 @@ def check_one_run_at_a_time(case: RunnerCase) -> None:
                 _assert_same(answer, doubled(batch))
 
 
+def check_parts_are_those_of_the_version(case: RunnerCase) -> None:
+    """A version that answers in parts gives its parts one by one, and is closed when the rest is not wanted. Such a version is
+    Python code, which only a kind that isolates gets."""
+    if not case.kind.isolates:
+        return
+    begun: list[_Doubled] = []
+
+    def begin(batch: Batch) -> _Doubled:
+        begun.append(_Doubled(batch))
+        return begun[-1]
+
+    with running(case, Version(parts=begin)) as loaded:
+        assert getattr(loaded, "parts", None) is not None, "the version answers in parts, and its runner has no `parts`"
+        steps = InlineRunner(loaded).parts(rows_of(5))
+        for number in range(_PARTS):
+            part = steps.next()
+            assert part is not None, f"{number} parts instead of {_PARTS}"
+            _assert_same(part, doubled(rows_of(5, first=number)))
+        assert steps.next() is None, f"more than {_PARTS} parts"
+        left = InlineRunner(loaded).parts(rows_of(5))
+        left.next()
+        left.close()
+        assert begun[-1].closed, "an answer whose rest is not wanted was not closed"
+        assert begun[-1].given < _PARTS, "the version was asked for parts that are not wanted"
+
+
+class _Doubled:
+    """_PARTS parts: the answers to the rows, then to rows that are larger by 1, and so on."""
+
+    ask = None
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self.given = 0
+        self.closed = False
+
+    def __next__(self) -> Batch:
+        if self.given == _PARTS:
+            raise StopIteration
+        self.given += 1
+        return _answers(2 * (self._batch.column("x")[0] + self.given - 1) + 1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def check_closing_closes_the_version(case: RunnerCase) -> None:
     """Once, also without a run, and leaves no thread behind that would hold the process."""
     before = set(threading.enumerate())
@@ -226,5 +280,6 @@ CHECKS: tuple[Check, ...] = (
     check_a_failure_fails_its_run_only,
     check_wrong_answers_are_not_hidden,
     check_one_run_at_a_time,
+    check_parts_are_those_of_the_version,
     check_closing_closes_the_version,
 )

@@ -16,6 +16,7 @@ class InParts:
 
     def __init__(self, executable: Executable) -> None:
         self._executable = executable
+        self.parts = executable.parts
 
     def run(self, batch: Batch) -> Batch:
         """Answer all rows, in order."""

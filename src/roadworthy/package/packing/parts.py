@@ -7,6 +7,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from roadworthy.foundation.errors import InvalidInput, PackError, RoadworthyError
@@ -17,10 +18,11 @@ from roadworthy.package.packing.own_rows import own_rows
 from roadworthy.package.packing.subject import Subject, answers_as_batch, not_repeatable
 from roadworthy.package.packing.training import Training, labels_of
 from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.dtypes import DType
 from roadworthy.schema.forms import form_of
 from roadworthy.schema.infer import infer_inputs, infer_outputs
 from roadworthy.schema.restore import Restorer
-from roadworthy.schema.signature import Privacy, Signature
+from roadworthy.schema.signature import MAX_PART_BYTES, Privacy, Signature
 from roadworthy.schema.tables import to_batch
 
 MOST_EXAMPLES = 16
@@ -40,7 +42,7 @@ def look_at_parts(
 
     Raises:
         PackError: "empty-sample", "labels-length", "model-fails-on-sample", "no-parts", "too-many-parts", "answers-length",
-            "unsupported-output", "not-deterministic", "training-form-lost", and those of `schema/infer.py`.
+            "unsupported-output", "part-too-large", "not-deterministic", "training-form-lost", and those of `schema/infer.py`.
     """
     fields, container = infer_inputs(inputs, privacy=privacy)
     try:
@@ -54,6 +56,7 @@ def look_at_parts(
     signature = Signature(fields, infer_outputs(merged, categories={}), container, form_of(inputs), parts=True)
     layout = Layout(signature.outputs)
     answers = [_batch(layout, parts) for parts in said]
+    _check_sizes(answers, chosen.tolist())
     restore = Restorer.of(signature).restore
     for row, before in zip(chosen.tolist(), answers, strict=True):
         again = _batch(layout, _parts(subject, own_rows(inputs, np.array([row])), row))
@@ -113,6 +116,34 @@ def _parts(subject: Subject, rows: Any, row: int) -> Parts:
 
 def _batch(layout: Layout, parts: Sequence[Mapping[str, Array]]) -> Batch:
     return Batch.concatenate([answers_as_batch(layout, part, 1) for part in parts])
+
+
+def _check_sizes(answers: Sequence[Batch], rows: Sequence[int]) -> None:
+    """A part that no runner can send would fail each request.
+
+    Raises:
+        PackError: "part-too-large".
+    """
+    for answer, row in zip(answers, rows, strict=True):
+        for number in range(answer.rows):
+            if _bytes(answer.slice(number, number + 1)) > MAX_PART_BYTES:
+                raise PackError(
+                    f"row {row} of the sample, part {number}: the part is larger than 1 MiB",
+                    code="part-too-large",
+                    hint="yield smaller parts",
+                    facts={"row": row},
+                )
+
+
+def _bytes(part: Batch) -> int:
+    encoded = 0
+    for form, block in zip(part.layout.blocks, part.blocks, strict=True):
+        if form.dtype.numpy.kind != "O":
+            encoded += block.values.nbytes
+        else:
+            encode = msgspec.json.encode if form.dtype is DType.JSON else msgspec.msgpack.encode
+            encoded += len(encode(block.values.reshape(-1).tolist(), enc_hook=str))
+    return encoded
 
 
 def _joined(arrays: Sequence[Array]) -> Array:

@@ -46,6 +46,7 @@ class Planted:
 
     runtime = "planted"
     concurrent = False
+    parts = None
 
     def __init__(self, kind: str, signature: Signature, folder: Path) -> None:
         self.package = Described(signature)

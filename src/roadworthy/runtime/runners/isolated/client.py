@@ -34,6 +34,8 @@ MAX_JOINED_ROWS = 1_024
 """Most rows of one message, unless a single request has more."""
 IN_FLIGHT = 2
 """Messages under way to one runner: one that it runs, and one that it finds when it is done."""
+_LOOK_S = 0.1
+"""Pause between two looks for streams that were given up before their first part."""
 _RECONNECTS = Backoff(0.005, 0.1)
 _greeting = msgspec.json.Decoder(frames.Greeting)
 
@@ -75,6 +77,7 @@ class ProcessBatcher:
         self._scheduled: asyncio.Handle | None = None
         self._greeted: frames.Greeting | None = None
         self._in_parts = False
+        self._look: asyncio.TimerHandle | None = None
         self._barred: Callable[[], RoadworthyError] | None = None
         self.times = RunTimes()
 
@@ -149,6 +152,8 @@ class ProcessBatcher:
     def close(self) -> None:
         """Stop; the caller has made sure that no request waits."""
         self._queue.close()
+        if self._look is not None:
+            self._look.cancel()
         for link in self._links:
             link.close()
 
@@ -165,6 +170,18 @@ class ProcessBatcher:
             group = self._queue.next_group()
             if group:
                 link.send(group)
+
+    def look_soon(self) -> None:
+        """Look for streams that were given up before their first part, again and again until each one under way has a part."""
+        if self._look is None:
+            self._look = self._loop.call_later(_LOOK_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._look = None
+        for link in self._links:
+            link.give_up()
+        if self.busy_since is not None:
+            self.look_soon()
 
     def learn(self, outcomes: frames.Outcomes, rows: int, requests: int, seconds: float) -> None:
         """Learn from an answer: how long the run took in the runner, and how many seconds `rows` rows of it took as seen from
@@ -253,6 +270,11 @@ class _Link:
         """Send one message; only when there is room."""
         if self._present is not None:
             self._present.send(group)
+
+    def give_up(self) -> None:
+        """As the connections'."""
+        for connection in list(self._connections()):
+            connection.give_up()
 
     def connect(self) -> None:
         """Connect to the runner that holds the address, now or as soon as there is one."""
@@ -433,6 +455,8 @@ class _Connection(asyncio.Protocol):
         self.rows += sum(counts)
         self.sent[self._number] = _Sent(group)
         self.write(message)
+        if self._in_parts:
+            self._owner.look_soon()
 
     def abort(self) -> None:
         """Close at once; messages in flight have failed."""
@@ -527,13 +551,22 @@ class _Connection(asyncio.Protocol):
         self._close_when_done()
 
     def cancel(self, number: int) -> None:
-        """Have the runner close a stream."""
-        stream = self._streams.pop(number, None)
-        if stream is not None:
-            self.rows -= stream[1]
-            self.write(frames.encode_message(frames.CANCEL, number))
-            self._owner.send_soon()
-            self._close_when_done()
+        """Have the runner close a stream, whether there was a part of it or not."""
+        if number in self._streams:
+            self.rows -= self._streams.pop(number)[1]
+        elif number in self.sent:
+            self.rows -= self.sent.pop(number).members[0][0].rows
+        else:
+            return
+        self.write(frames.encode_message(frames.CANCEL, number))
+        self._owner.send_soon()
+        self._close_when_done()
+
+    def give_up(self) -> None:
+        """Cancel the streams that have no part yet, and whose deadlines have passed or whose callers have left."""
+        if self._in_parts:
+            for number in [number for number, sent in self.sent.items() if sent.members[0][1].done]:
+                self.cancel(number)
 
     def _close_when_done(self) -> None:
         if self._leaving and not self.sent and not self._streams:

@@ -31,7 +31,6 @@ PROTOCOL = 1
 MAX_MESSAGE_BYTES = 256 << 20
 AHEAD_PARTS, AHEAD_BYTES = 8, 1 << 20
 """A stream gives no further part while as many parts, or as many bytes of parts, were not taken. One part is always allowed."""
-MAX_PART_BYTES = 1 << 20
 MOST_STREAMS = 64
 """Most streams of one connection that are under way, or about to begin."""
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -23,7 +24,7 @@ from roadworthy.runtime.runners.isolated import isolation, state
 from roadworthy.runtime.runners.isolated.frames import Greeting
 from roadworthy.runtime.runners.isolated.joining import Joining, Watched
 from roadworthy.runtime.runners.isolated.launch import EXIT_LOAD_FAILED, RunnerStart
-from roadworthy.runtime.runners.isolated.server import Server
+from roadworthy.runtime.runners.isolated.server import STOP_S, Server
 from roadworthy.runtime.runners.isolated.state import RunnerState, StateWriter
 from roadworthy.runtime.runners.isolated.streams import Streams
 from roadworthy.runtime.runners.isolated.watch import Watch
@@ -80,11 +81,13 @@ class RunnerProcess:
     def _answer(self, executable: Executable) -> int:
         signature = executable.package.signature
         start = self._start
-        greeting = Greeting(start.digest, os.getpid(), executable.runtime, signature.to_document(), runner=start.runner)
+        in_parts = executable.parts is not None  # a rule answers at once, whatever its package does
+        document = replace(signature, parts=in_parts).to_document()
+        greeting = Greeting(start.digest, os.getpid(), executable.runtime, document, runner=start.runner)
         runner = InlineRunner(executable)
         joining = (
             Streams(runner, self._state, self._keep_signals)
-            if signature.parts
+            if in_parts
             else Joining(Watched(runner, self._state), start.max_rows, self._keep_signals)
         )
         self._state.move(state.READY)
@@ -109,6 +112,8 @@ class RunnerProcess:
 
     def _serve(self, greeting: Greeting, inputs: Layout, joining: Joining | Streams | None) -> bool:
         server = self._server = Server(self._address, greeting, inputs, joining, self._state.step)
+        if isinstance(joining, Streams):
+            server.stop_s = max(STOP_S, self._start.hang_s)
         server.open(self._listener)
         self._state.take_address()
         if joining is not None:

@@ -26,9 +26,10 @@ from roadworthy.runtime.runners.isolated.memory import SharedMemory
 from roadworthy.runtime.runners.isolated.state import STEP_S
 from roadworthy.runtime.runners.isolated.streams import Streams
 from roadworthy.schema.batch import Layout
+from roadworthy.schema.signature import MAX_PART_BYTES
 
 STOP_S = 25.0
-"""How long messages in flight may take after the order to stop."""
+"""How long messages in flight may take after the order to stop, unless `Server.stop_s` says otherwise."""
 _BLOCK_BYTES = 256 << 10
 _opening = msgspec.json.Decoder(frames.Opening)
 _encode = msgspec.json.Encoder().encode
@@ -43,6 +44,9 @@ class Server:
         inputs: layout of the rows that workers send.
         joining: runs their messages: `Streams` for a model that answers in parts. None for a version that could not be loaded.
         step: called in every iteration of the loop, at least every STEP_S.
+
+    Attributes:
+        stop_s: how long messages in flight may take after the order to stop, in seconds.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Server:
         self._listener: socket.socket | None = None
         self._woken, self._wake = socket.socketpair()
         self._stop_by: float | None = None
+        self.stop_s = STOP_S
         self._asked_to_stop = False
         self._asked_to_retry = False
 
@@ -145,7 +150,7 @@ class Server:
         return not self._connections or time.monotonic() > self._stop_by
 
     def _begin_to_stop(self) -> None:
-        self._stop_by = time.monotonic() + STOP_S
+        self._stop_by = time.monotonic() + self.stop_s
         self._leave_address()
         for connection in list(self._connections):
             connection.send(frames.encode_message(frames.GOODBYE))
@@ -222,6 +227,10 @@ def _listen(private: Path) -> socket.socket:
     return listener
 
 
+def _part_too_large() -> ModelFault:
+    return ModelFault("one part of the model's answer is larger than 1 MiB", code="part-too-large", hint="yield smaller parts")
+
+
 class _Connection:
     """The connection of one worker."""
 
@@ -287,11 +296,12 @@ class _Connection:
         Raises:
             ModelFault: "part-too-large".
         """
-        message = frames.encode_answer(number, outcomes, None, frames.PART)
-        if len(message) > frames.MAX_PART_BYTES:
-            raise ModelFault(
-                "one part of the model's answer is larger than 1 MiB", code="part-too-large", hint="yield smaller parts"
-            )
+        try:
+            message = frames.encode_answer(number, outcomes, None, frames.PART)
+        except ValueError as error:
+            raise _part_too_large() from error
+        if len(message) > MAX_PART_BYTES:
+            raise _part_too_large()
         self.send(message)
         return len(message)
 

@@ -1,0 +1,152 @@
+"""Async generators behave as in an `async for` of one task, and none of them ends the loop that all share."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from roadworthy.frameworks.parts import Steps, begin
+from tests.waiting import eventually
+
+
+def step(steps: Any) -> Any:
+    """The next part, which the loop gives in time."""
+    ready = threading.Event()
+    steps.ask(ready.set)
+    eventually(ready.is_set, "the step ends")
+    return next(steps)
+
+
+async def words(_rows: Any) -> AsyncIterator[str]:
+    """A healthy model."""
+    yield "a"
+    yield "b"
+
+
+async def exits(_rows: Any) -> AsyncIterator[str]:
+    """A model that asks the process to exit."""
+    sys.exit(3)
+    yield "never"
+
+
+async def exits_in_a_task(_rows: Any) -> AsyncIterator[str]:
+    """The same, in a task of its own."""
+
+    async def leave() -> None:
+        sys.exit(3)
+
+    await asyncio.gather(asyncio.create_task(leave()))
+    yield "never"
+
+
+async def interrupts(_rows: Any) -> AsyncIterator[str]:
+    """A model that raises what a keyboard does."""
+    raise KeyboardInterrupt
+    yield "never"
+
+
+async def cancels(_rows: Any) -> AsyncIterator[str]:
+    """A model whose upstream was cancelled."""
+    raise asyncio.CancelledError
+    yield "never"
+
+
+@pytest.mark.parametrize("model", [exits, exits_in_a_task, interrupts, cancels])
+def test_a_model_that_asks_for_an_exit_fails_alone(model: Callable[[Any], Any]) -> None:
+    """Streams under way, and later ones, go on."""
+    other = begin(words, None)
+    assert step(other) == "a"
+    with pytest.raises(RuntimeError, match=r"the model raised (SystemExit|KeyboardInterrupt|CancelledError)"):
+        step(begin(model, None))
+    assert step(other) == "b"
+    assert list(begin(words, None)) == ["a", "b"]
+
+
+async def waits_with_a_timeout(_rows: Any) -> AsyncIterator[str]:
+    """An upstream that hangs, and a timeout that spans the parts."""
+    try:
+        async with asyncio.timeout(0.05):
+            yield "a"
+            await asyncio.Event().wait()
+    except TimeoutError:
+        yield "gave up"
+
+
+async def has_a_child_that_fails(_rows: Any) -> AsyncIterator[str]:
+    """A task group that spans the parts."""
+    begun = asyncio.Event()
+
+    async def child() -> None:
+        await begun.wait()
+        raise ValueError("planted")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+        yield "a"
+        begun.set()
+        await asyncio.Event().wait()
+
+
+def test_a_timeout_of_the_models_own_may_span_a_yield() -> None:
+    """It ends the wait of a later step."""
+    steps = begin(waits_with_a_timeout, None)
+    assert [step(steps), step(steps)] == ["a", "gave up"]
+    assert list(steps) == []
+
+
+def test_a_timeout_that_passes_between_two_steps_is_raised_in_the_next() -> None:
+    """The caller was slow, not the upstream."""
+    passed = threading.Event()
+
+    async def model(_rows: Any) -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(0.05) as limit:
+                deadline = limit.when()
+                assert deadline is not None
+                asyncio.get_running_loop().call_at(deadline + 0.05, passed.set)
+                yield "a"
+        except TimeoutError:
+            yield "too late"
+
+    steps = begin(model, None)
+    assert step(steps) == "a"
+    eventually(passed.is_set, "the timeout passes")
+    assert step(steps) == "too late"
+
+
+def test_a_task_group_may_span_a_yield() -> None:
+    """Its child's failure is that of the step."""
+    steps = begin(has_a_child_that_fails, None)
+    assert step(steps) == "a"
+    with pytest.raises(ExceptionGroup) as failed:
+        step(steps)
+    assert [str(error) for error in failed.value.exceptions] == ["planted"]
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+def test_closing_cancels_a_step_and_runs_what_is_last(under_way: bool) -> None:
+    """Whether a step is under way or not; nothing comes after it."""
+    begun, closed = threading.Event(), threading.Event()
+
+    async def model(_rows: Any) -> AsyncIterator[str]:
+        try:
+            yield "a"
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    steps: Steps = begin(model, None)
+    assert step(steps) == "a"
+    if under_way:
+        steps.ask(lambda: None)  # type: ignore[attr-defined]  # that of an async generator
+        eventually(begun.is_set, "the second step begins")
+    steps.close()
+    eventually(closed.is_set, "the generator is closed")
+    if not under_way:
+        assert list(steps) == []
