@@ -27,10 +27,11 @@ from roadworthy.contract.evidence import (
 )
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import FULL_SHARE, EndpointEntry, RolloutEntry, VariantEntry, WatchedOutput
-from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
+from roadworthy.foundation.errors import DeadlineExceeded, InputRefused, InvalidInput, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.runtime.layers.layer import layer_failed
+from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.runtime.queue.run_times import BINS, WARM_UP_RUNS, RunTimes
 from roadworthy.schema.batch import Batch, Layout
@@ -55,6 +56,7 @@ from roadworthy.signals.signal import (
     Seen,
     Use,
 )
+from tests.runtime.test_parts import Source
 
 ANSWER = Answer(Batch(Layout(()), 1, ()), 0, 1)
 FAULT = ModelFault("it failed", code="model-failed")
@@ -512,6 +514,37 @@ def test_a_repeated_attempt_is_answered_and_gives_no_evidence(tmp_path: Path) ->
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
     assert {each.signal: each.samples for each in counts.variants} == {DRAWN: 1, "errors": 1}
     assert [(each.reason, each.count) for each in counts.excluded] == [("retried", 2)]
+
+
+@pytest.mark.parametrize(
+    ("error", "bad", "excluded"),
+    [
+        (None, 0, []),
+        (FAULT, 1, []),
+        (InputRefused("too large"), 1, []),
+        (DeadlineExceeded("the next part did not come", code="part-too-late"), 1, []),
+        (Unavailable("x", code="runner-died"), None, [("shed", 1)]),
+        (ModelFault("closed", code="version-closed"), None, [("shed", 1)]),
+        ("given up", None, [("shed", 1)]),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+def test_what_the_end_of_an_answer_in_parts_says(tmp_path: Path, error: Any, bad: int | None, excluded: list[Any]) -> None:
+    """Once, at its end, the same as an error of an answer at once. A deadline among its errors is the version's fault. An answer
+    that its caller gave up says nothing: the version may have stalled."""
+    assigning = assigner(tmp_path, RolloutEntry("r", "s", "c", signals=("errors",)))
+    request, rest = Told(0.0, ""), Parts(Source())
+    assigning.assign(request, {}, "p-1", users(7))[1].settle(Answer(ANSWER.joined, 0, 1, rest=rest))
+    assert request.outcome is not None
+    counted = {each.signal: each for each in read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").variants}
+    assert counted.keys() == {DRAWN}
+    if error == "given up":
+        rest.stop()
+    else:
+        rest.end(error)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert [each.bad for each in counts.variants if each.signal == "errors"] == ([] if bad is None else [bad])
+    assert [(each.reason, each.count) for each in counts.excluded] == excluded
 
 
 class Told(PendingRequest):

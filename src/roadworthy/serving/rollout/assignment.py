@@ -154,8 +154,8 @@ class RolloutCounters:
     ) -> Evidence | str:
         """The evidence that an outcome gives about the assigned version, or the reason why it gives none. Arguments as in
         `seen_of`. A late request is evidence only if some signal says so. `broken`: the error with which the version ended an
-        answer after its first part."""
-        seen = seen_of(outcome, ran_us, inputs) if broken is None else Seen(broken, ran_us, None, inputs)
+        answer after its first part; a deadline among them is a failure, since its passing counts against the version."""
+        seen = Seen(broken, ran_us, None, inputs) if isinstance(broken, DeadlineExceeded) else seen_of(outcome, ran_us, inputs)
         if isinstance(seen, str):
             return seen
         evidence = {}
@@ -349,8 +349,12 @@ class AssignedRequest(ForwardedRequest):
         self._mirror(outcome, evidence)
 
     def _ended(self, first: Answer, ran_us: int, error: RoadworthyError | None) -> None:
-        """Count an answer in parts: its run is that of its first part, and a failure after it is one of the version. A caller
-        that leaves tells nothing of the version."""
+        """Count an answer in parts: its run is that of its first part, and a failure after it is one of the version. An answer
+        that its caller gave up gives no evidence: the version may have stalled as well as it may have been quick."""
+        if first.rest is not None and first.rest.given_up:
+            self._assignment.counters.excluded(self.chosen.label, SHED)
+            self._mirror(first, SHED)
+            return
         outcome = first if error is None else error
         self._mirror(outcome, self._count(outcome, ran_us, error))
 
