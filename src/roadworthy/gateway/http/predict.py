@@ -313,8 +313,7 @@ class Predict(Pipeline):
 
     def _send_parts(self, call: HttpPrediction, answer: Answer) -> bool:
         """Send an answer part by part to a caller that wants it so; collect the parts for others. False: it is whole."""
-        choose = getattr(call.protocol, "choose_stream", None)
-        form = None if choose is None else choose(call.headers)
+        form = cast(StreamingProtocol, call.protocol).choose_stream(call.headers) if call.protocol.streams else None
         if form is None and answer.rest is None:
             return False
         own = call.headers.get(TIMEOUT_HEADER)
