@@ -13,11 +13,14 @@ from roadworthy.codecs.answers import Answers
 from roadworthy.codecs.codec import BoundProtocol, Decoded, Encoded, Writing
 from roadworthy.codecs.predict_json import PredictJson
 from roadworthy.contract.policy import Policy
+from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer
+from roadworthy.schema.batch import Batch
 from roadworthy.schema.rows import encode_rows
 from roadworthy.schema.signature import Signature
-from roadworthy.testing.codecs import CodecCase, check_long_answers_are_written
+from roadworthy.testing.codecs import CodecCase, check_long_answers_are_written, check_parts_are_written
 from tests.gateway.test_long_answers import ROWS, SIGNATURE, Edge, numbers, play
+from tests.runtime.test_parts import Source
 from tests.waiting import soon
 
 STAMP = (b"x-model-version", b"1")
@@ -131,15 +134,64 @@ class Different(Stamped):
         return self._answers.encode_in_steps(answer, decoded)
 
 
+def case(codec: Any) -> CodecCase:
+    """The codec in the suite."""
+    return Case(codec, lambda batch: json.dumps({"instances": encode_rows(batch)}).encode())
+
+
 def test_the_suite_has_a_long_answer() -> None:
     """Codecs that keep the interface pass; one whose `encode` returns steps, and one whose steps give another answer, do not."""
-
-    def case(codec: Any) -> CodecCase:
-        return Case(codec, lambda batch: json.dumps({"instances": encode_rows(batch)}).encode())
-
     for codec in (PredictJson, Stamped, StampedInSteps):
         check_long_answers_are_written(case(codec))
     with pytest.raises(AssertionError, match="not Encoded"):
         check_long_answers_are_written(case(Unready))
     with pytest.raises(AssertionError, match="another answer"):
         check_long_answers_are_written(case(Different))
+
+
+class Whole(PredictJson):
+    """Sends no parts, though it could."""
+
+    streams = False
+
+
+class Silent(Alone):
+    """Says that it streams, and cannot."""
+
+    media_types, form = (b"application/json",), None
+    streams = True
+
+
+class Broken(PredictJson):
+    """Breaks its parts into lines."""
+
+    def encode_part(self, part: Batch) -> bytes:
+        """As the record cannot join it."""
+        return super().encode_part(part).replace(b",", b",\n")
+
+
+def test_the_suite_has_parts() -> None:
+    """What a codec says of parts is what it does."""
+    for codec in (PredictJson, Stamped, Whole):
+        check_parts_are_written(case(codec))
+    with pytest.raises(AssertionError, match="no choose_stream"):
+        check_parts_are_written(case(Silent))
+    with pytest.raises(AssertionError, match="line break"):
+        check_parts_are_written(case(Broken))
+
+
+def test_a_codec_that_does_not_stream_gets_the_parts_together() -> None:
+    """Whatever the caller accepts."""
+
+    async def scene(edge: Edge) -> None:
+        edge.predict.in_parts = True
+        call, rest = edge.begin(), Parts(Source())
+        call.protocol, call.headers[b"accept"] = bind(Whole), b"text/event-stream"
+        edge.settle(Answer(numbers(1), 0, 1, rest=rest))
+        rest.push(numbers(1, 1.0), 1)
+        rest.end()
+        ((_, reply),) = edge.replies
+        assert json.loads(reply.body) == {"predictions": [0.0, 1.0]}
+        assert edge.rest() == (0, 0, 0, 0)
+
+    play(scene)

@@ -32,10 +32,11 @@ from tests.gateway.test_real_packages import COMMAND, place
 MOST_BYTES = 1 << 20
 
 
-def document_of(signature: Signature, golden: list[Any] | None = None) -> dict[str, Any]:
-    """The document of an endpoint with this signature, whose golden rows are their own answers."""
+def document_of(signature: Signature, golden: list[Any] | None = None, answers: list[Any] | None = None) -> dict[str, Any]:
+    """The document of an endpoint with this signature, whose golden rows are their own answers unless others are given."""
     rows = None if golden is None else decode_rows(Layout(signature.inputs), golden)[0]
-    about = described("e", signature, Policy(), None if rows is None else (rows, rows))
+    given = rows if answers is None else decode_rows(Layout(signature.outputs), answers)[0]
+    about = described("e", signature, Policy(), None if rows is None or given is None else (rows, given))
     paths = {path: item for protocol in protocols().values() for path, item in protocol.openapi(about).items()}
     found: dict[str, Any] = json.loads(msgspec.json.encode(document(about, paths, "1.0")))
     return found
@@ -88,6 +89,21 @@ def test_it_is_bounded() -> None:
     assert "first 500 of 10000 columns" in row["description"]
     assert "example" not in found["paths"]["/v1/models/e:predict"]["post"]["requestBody"]["content"]["application/json"]
     assert len(json.dumps(found)) < MOST_BYTES
+
+
+def test_an_endpoint_that_answers_in_parts_says_how() -> None:
+    """Under the protocols that can send parts, with one golden row and all parts of its answer; others say nothing of parts."""
+    signature = Signature(FIELDS[1:2], FIELDS[:1], parts=True)
+    found = document_of(signature, [{"n": 1}], [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}])
+    validate(found)
+    kinds = {"text/event-stream", "application/jsonl", "application/x-ndjson"}
+    replies = {path: item["post"]["responses"]["200"]["content"] for path, item in found["paths"].items()}
+    assert kinds < replies["/v1/models/e:predict"].keys()
+    assert kinds < replies["/endpoints/e/invocations"].keys()
+    assert not kinds & replies["/v2/models/e/infer"].keys()
+    assert replies["/v1/models/e:predict"]["application/json"]["example"] == {"predictions": [1.0, 2.0, 3.0]}
+    whole = document_of(Signature(FIELDS[1:2], FIELDS[:1]))
+    assert not kinds & whole["paths"]["/v1/models/e:predict"]["post"]["responses"]["200"]["content"].keys()
 
 
 KEYS = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("rw_all", "rw_none")}

@@ -1,26 +1,40 @@
-"""What an answer in parts writes over HTTP, without processes: comments, the bound of records, a part that cannot be written."""
+"""What an answer in parts writes over HTTP, without processes: comments, the bound of records, a part that cannot be written; and
+how it ends with its connection."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from bench.load.raw import request
 from roadworthy.codecs.codec import HeaderList
+from roadworthy.codecs.mlflow import PROTOCOL as MLFLOW
 from roadworthy.codecs.streams import EVENTS, STREAM_FORMS
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.gateway.http import streaming
+from roadworthy.gateway.http.connection import ClientTimeouts, Connection, ConnectionContext
+from roadworthy.gateway.http.head_cache import HeadCache
+from roadworthy.gateway.http.header_checks import HeaderChecks
 from roadworthy.gateway.http.streaming import HttpStream, Wire
 from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
-from roadworthy.serving.streaming import StreamDeadlines
+from roadworthy.serving.streaming import StreamDeadlines, StreamedAnswer
+from tests.gateway.test_long_answers import Edge, numbers
+from tests.gateway.test_long_answers import play as play_edge
 from tests.runtime.test_parts import Source
+from tests.waiting import soon
 
 LATER_S = 1e9
 LAYOUT = Layout((Field("y", DType.FLOAT64),))
@@ -121,6 +135,19 @@ def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     play(act)
 
 
+def test_a_record_has_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a part that does not fit, shorter ones are left out too: the record would be an answer that no one was sent."""
+    monkeypatch.setattr(streaming, "MOST_RECORDED_BYTES", 40)
+
+    def act(stream: HttpStream, rest: Parts, side: Side) -> None:
+        for value in (1e12, 1e12, 3):
+            rest.push(part(value), 1)
+        assert len(side.sent) == 4
+        assert stream.recorded == b'{"predictions":[1]}'
+
+    play(act)
+
+
 def test_a_part_that_cannot_be_written_ends_the_stream() -> None:
     """As the last event, or with its own status when it is the first part: then the reply has not begun."""
 
@@ -133,3 +160,108 @@ def test_a_part_that_cannot_be_written_ends_the_stream() -> None:
     side = play(lambda *_: None, first=-1)
     assert (side.begun, side.sent, side.last) == ([], [], None)
     assert [error.code for error in side.ends if error] == ["model-failed"]
+
+
+async def _nothing(_scope: object, _receive: object, _send: object) -> None:
+    """Everything but predictions."""
+
+
+class Line:
+    """A connection with requests of an endpoint that answers in parts, and the client's end of it."""
+
+    def __init__(self, edge: Edge) -> None:
+        edge.predict.in_parts = True
+        ids = iter("abcdefgh")
+        self.context = ConnectionContext(
+            lambda _: edge.predict,
+            HeadCache(),
+            lambda: next(ids),
+            HeaderChecks(["*"]),
+            ClientTimeouts(),
+            lambda _: None,
+        )
+        self.server = uvicorn.Config(_nothing, ws="none", lifespan="off", interface="asgi3", log_config=None)
+        self.end, self.own = socket.socketpair()
+        self.end.setblocking(False)
+
+    async def open(self) -> Connection:
+        """Connect."""
+        arguments: Any = {"config": self.server, "server_state": ServerState(), "app_state": {}}
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.connect_accepted_socket(lambda: Connection(self.context, **arguments), self.own)
+        return connection
+
+    async def read(self) -> bytes:
+        """All that comes until the connection ends."""
+        found = b""
+        while data := await asyncio.get_running_loop().sock_recv(self.end, 65_536):
+            found += data
+        return found
+
+
+ASKED = request(b"/v1/models/e:predict", b'{"instances": [[1]]}', b"Accept: text/event-stream")
+
+
+def test_a_connection_that_ends_drops_streams_without_a_part() -> None:
+    """The worker drains while two streams share a connection: the second would hold its place until its deadline."""
+
+    async def scene(edge: Edge) -> None:
+        line = Line(edge)
+        connection = await line.open()
+        await asyncio.get_running_loop().sock_sendall(line.end, ASKED * 3)
+        await soon(lambda: len(edge.waiting) == 3, "all wait for the model")
+        begun, rest = Parts(Source()), Parts(Source())
+        edge.waiting[1][1].settle(Answer(numbers(1), 0, 1, rest=begun))
+        line.context.closing = True
+        edge.settle(Answer(numbers(1), 0, 1, rest=rest))
+        rest.end()
+        found = await line.read()
+        assert found.count(b"HTTP/1.1 200") == found.count(b"event: end") == 1
+        assert [pending.done for _, pending in edge.waiting] == [True, True]
+        assert edge.codes == ["ok", "client-gone", "client-gone"]
+        assert edge.rest() == (0, 0, 0, 0)
+        connection.transport.close()
+        line.end.close()
+
+    play_edge(scene)
+
+
+def test_an_answer_that_is_too_large_ends_its_deadlines() -> None:
+    """The alarm would keep the request and what was collected until the deadline."""
+
+    async def scene(edge: Edge) -> None:
+        edge.predict.in_parts, edge.predict._max_rows = True, 2
+        call, source = edge.begin(), Source()
+        rest = Parts(source)
+        edge.settle(Answer(numbers(1), 0, 1, rest=rest))
+        collecting = call.writing
+        assert isinstance(collecting, StreamedAnswer)
+        for _ in range(3):
+            rest.push(numbers(1), 1)
+        assert (edge.codes, source.cancelled, call.writing) == (["answer-too-large"], 1, None)
+        assert collecting._alarm is None
+        assert edge.rest() == (0, 0, 0, 0)
+
+    play_edge(scene)
+
+
+def test_errors_in_a_stream_have_the_keys_of_its_protocol() -> None:
+    """MLflow's clients read `error_code` and `message`, in the last event as in any other error."""
+
+    async def scene(edge: Edge) -> None:
+        edge.predict._error_keys = MLFLOW.error_keys
+        line = Line(edge)
+        connection = await line.open()
+        await asyncio.get_running_loop().sock_sendall(line.end, ASKED)
+        await soon(lambda: edge.waiting, "it waits for the model")
+        rest = Parts(Source())
+        line.context.closing = True
+        edge.settle(Answer(numbers(1), 0, 1, rest=rest))
+        rest.end(ModelFault("it failed", code="model-failed"))
+        found = await line.read()
+        problem = json.loads(found.partition(b"event: error\ndata: ")[2].partition(b"\n")[0])
+        assert (problem["error_code"], problem["message"], problem["code"]) == ("INTERNAL_ERROR", "it failed", "model-failed")
+        connection.transport.close()
+        line.end.close()
+
+    play_edge(scene)

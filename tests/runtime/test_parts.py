@@ -79,8 +79,9 @@ def test_parts_wait_until_they_are_wanted_and_the_end_comes_last() -> None:
     assert (sink.taken, sink.ends) == ([1.0, 2.0], [FAULT])
     parts.push(batch(3), 10)
     parts.end()
+    parts.stop()
     assert (sink.taken, sink.ends, ends) == ([1.0, 2.0], [FAULT], [FAULT])
-    assert source.cancelled == 0
+    assert (source.cancelled, parts.given_up) == (0, False)
 
 
 def test_taken_parts_are_granted_again() -> None:
@@ -124,6 +125,7 @@ def test_a_stopped_stream_ends_once(error: RoadworthyError | None) -> None:
     parts.end(FAULT)
     parts.resume()
     assert (sink.taken, sink.ends, ends, source.cancelled) == ([1.0], [], [error], 1)
+    assert parts.given_up == (error is None)
 
 
 def test_a_sink_may_stop_the_stream_that_it_takes_a_part_of() -> None:

@@ -27,10 +27,11 @@ from roadworthy.contract.evidence import (
 )
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import FULL_SHARE, EndpointEntry, RolloutEntry, VariantEntry, WatchedOutput
-from roadworthy.foundation.errors import DeadlineExceeded, InvalidInput, ModelFault, Unavailable
+from roadworthy.foundation.errors import DeadlineExceeded, InputRefused, InvalidInput, ModelFault, Unavailable
 from roadworthy.foundation.slab import SlabReader, create_slab
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.runtime.layers.layer import layer_failed
+from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.runtime.queue.run_times import BINS, WARM_UP_RUNS, RunTimes
 from roadworthy.schema.batch import Batch, Layout
@@ -40,7 +41,7 @@ from roadworthy.serving.metrics import executing, open_worker_metrics, read_tota
 from roadworthy.serving.rollout import assignment
 from roadworthy.serving.rollout import counters as evidence
 from roadworthy.serving.rollout import outputs as watched
-from roadworthy.serving.rollout.assignment import ATTEMPT_HEADER, RolloutAssignment, RolloutCounters
+from roadworthy.serving.rollout.assignment import ATTEMPT_HEADER, RolloutAssignment, RolloutCounters, seen_of
 from roadworthy.serving.rollout.counters import EvidenceCells
 from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, sticky_key, unit_hash
@@ -55,6 +56,7 @@ from roadworthy.signals.signal import (
     Seen,
     Use,
 )
+from tests.runtime.test_parts import Source
 
 ANSWER = Answer(Batch(Layout(()), 1, ()), 0, 1)
 FAULT = ModelFault("it failed", code="model-failed")
@@ -100,6 +102,11 @@ def counting(
     return RolloutCounters(cells, rollout, 3, Signature((), ANSWERED))
 
 
+def evidence_of(counters: RolloutCounters, outcome: Outcome, ran_us: int, inputs: Batch | None = None) -> Any:
+    """The evidence in an outcome."""
+    return counters.evidence(outcome, seen_of(outcome, ran_us, inputs))
+
+
 @pytest.mark.parametrize(
     ("outcome", "ran_us", "said"),
     [
@@ -131,18 +138,18 @@ def counting(
 )
 def test_what_an_outcome_says(tmp_path: Path, outcome: object, ran_us: int, said: object) -> None:
     """Failures of the version itself are distinguished from all others, whatever the caller gets."""
-    assert counting(tmp_path, 100).evidence(outcome, ran_us) == said  # type: ignore[arg-type]
+    assert evidence_of(counting(tmp_path, 100), outcome, ran_us) == said  # type: ignore[arg-type]
 
 
 def test_slow_is_not_asked_where_nothing_says_what_slow_is(tmp_path: Path) -> None:
     """Neither for answers nor for runs that never ended; nor where the plan does not ask."""
     unknown = counting(tmp_path, None)
-    assert unknown.evidence(ANSWER, 10**9) == GOOD
-    assert unknown.evidence(DeadlineExceeded("late"), 10**9) == "shed"
+    assert evidence_of(unknown, ANSWER, 10**9) == GOOD
+    assert evidence_of(unknown, DeadlineExceeded("late"), 10**9) == "shed"
     (tmp_path / "slab").unlink()
     other = counting(tmp_path, 100, "errors", "drift", "unknown_here")
-    assert other.evidence(ANSWER, 10**9) == {"errors": False}
-    assert other.evidence(DeadlineExceeded("late"), 10**9) == "shed"
+    assert evidence_of(other, ANSWER, 10**9) == {"errors": False}
+    assert evidence_of(other, DeadlineExceeded("late"), 10**9) == "shed"
     assert not other.failed
 
 
@@ -405,7 +412,7 @@ def test_a_signal_of_a_plug_in_counts_like_ours(tmp_path: Path) -> None:
     counters = counting(tmp_path, None, "errors", "odd", "custom.own", parameters={"odd": {"most": 5.0}})
     assert counters.needs_inputs
     for price, unit in ((1.0, 7), (9.0, 7), (9.0, 8)):
-        said = counters.evidence(answer(("a", price, [1, 0, 0])), 10, ANSWER.joined)
+        said = evidence_of(counters, answer(("a", price, [1, 0, 0])), 10, ANSWER.joined)
         assert said == {"errors": False, "odd": price > 5.0, "custom.own": False}
         counters.judged("canary", said, unit)
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
@@ -415,7 +422,7 @@ def test_a_signal_of_a_plug_in_counts_like_ours(tmp_path: Path) -> None:
         ("odd", 3, 2),
     ]
     assert {each.unit for each in counts.units if each.signal == "odd"} == {f"{unit:016x}" for unit in (7, 8)}
-    assert counters.evidence(FAULT, 10, ANSWER.joined) == {"errors": True, "custom.own": False}
+    assert evidence_of(counters, FAULT, 10, ANSWER.joined) == {"errors": True, "custom.own": False}
     counters.paired({"errors": False, "odd": True, "custom.own": False}, {"errors": False, "odd": False, "custom.own": False})
     pairs = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r").pairs
     assert pairs == (PairCount(3, "errors", 1, 0), PairCount(3, "odd", 1, 1))
@@ -427,8 +434,8 @@ def test_a_signal_that_raises_counts_no_more(tmp_path: Path) -> None:
     counters = counting(tmp_path, None, "odd", "errors", "rows", "unbound", parameters={"odd": {"most": 5.0}})
     assert counters.failed == {"unbound"}
     none = Batch(Layout(()), 0, ())
-    assert counters.evidence(answer(("a", 9.0, [1, 0, 0])), 10, none) == {"errors": False}
-    assert counters.evidence(answer(("a", 9.0, [1, 0, 0])), 10, ANSWER.joined) == {"errors": False}
+    assert evidence_of(counters, answer(("a", 9.0, [1, 0, 0])), 10, none) == {"errors": False}
+    assert evidence_of(counters, answer(("a", 9.0, [1, 0, 0])), 10, ANSWER.joined) == {"errors": False}
     for rows in (1, 0, 2, 1):
         counters.answered("canary", answer(*[("a", 9.0, [1.0, 0, 0])] * rows), None)
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
@@ -512,6 +519,41 @@ def test_a_repeated_attempt_is_answered_and_gives_no_evidence(tmp_path: Path) ->
     counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
     assert {each.signal: each.samples for each in counts.variants} == {DRAWN: 1, "errors": 1}
     assert [(each.reason, each.count) for each in counts.excluded] == [("retried", 2)]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, {"errors": 0, "slow": 1}),
+        (FAULT, {"errors": 1}),
+        (InputRefused("too large"), {"errors": 1}),
+        (DeadlineExceeded("the next part did not come", code="part-too-late"), {"errors": 1}),
+        (Unavailable("x", code="runner-died"), "shed"),
+        (ModelFault("closed", code="version-closed"), "shed"),
+        ("given up", {"slow": 1}),
+        ("given up in the warm-up", "shed"),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+def test_what_the_end_of_an_answer_in_parts_says(tmp_path: Path, error: Any, said: Any) -> None:
+    """It is counted once, at its end, as an answer at once. A deadline among its errors is the version's fault. Of an answer that
+    its caller gave up only the first part is known: the version may have stalled after it."""
+    assigning = assigner(tmp_path, RolloutEntry("r", "s", "c", signals=("errors", "slow"), slow_us=5))
+    request, rest = Told(0.0, ""), Parts(Source())
+    variant, assigned = assigning.assign(request, {}, "p-1", users(7))
+    variant.version.batcher.times.last_us = -1 if error == "given up in the warm-up" else 10
+    assigned.settle(Answer(ANSWER.joined, 0, 1, rest=rest))
+    assert request.outcome is not None
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    assert [each.signal for each in counts.variants] == [DRAWN]
+    if isinstance(error, str):
+        rest.stop()
+    else:
+        rest.end(error)
+    counts = read_totals(SlabReader(tmp_path / "slab")).evidence.counts("r")
+    counted = {each.signal: each.bad for each in counts.variants if each.signal != DRAWN}
+    assert counted == ({} if said == "shed" else said)
+    assert [(each.reason, each.count) for each in counts.excluded] == ([("shed", 1)] if said == "shed" else [])
 
 
 class Told(PendingRequest):

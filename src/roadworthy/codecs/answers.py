@@ -79,7 +79,7 @@ class Accepting:
     """The common base of the `:predict` protocols: the caller's Accept decides the form of their answers."""
 
     limits: ClassVar[Mapping[str, int]] = MappingProxyType({})
-    streams = False
+    streams = True
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers

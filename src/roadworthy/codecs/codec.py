@@ -135,7 +135,7 @@ class Codec(Protocol):
 
     @property
     def streams(self) -> bool:
-        """Whether its form can carry an answer in parts while the model still runs."""
+        """Whether an answer to its bodies can be sent in parts while the model still runs; `BoundProtocol.streams` once bound."""
         ...
 
     def openapi(self, about: Described) -> Fragment:
@@ -153,6 +153,11 @@ class BoundProtocol(Protocol):
     @property
     def takes_views(self) -> bool:
         """Whether `decode` accepts a memoryview in addition to bytes."""
+        ...
+
+    @property
+    def streams(self) -> bool:
+        """Whether it is a `StreamingProtocol`. Of others, answers in parts are collected, then written at once."""
         ...
 
     @property
@@ -218,14 +223,14 @@ class StepwiseProtocol(BoundProtocol, Protocol):
 
 
 class StreamingProtocol(BoundProtocol, Protocol):
-    """A protocol that can write an answer part by part. Of others, answers in parts are collected, then written at once."""
+    """A protocol that can write an answer part by part. Its `streams` is True."""
 
     def choose_stream(self, headers: Headers) -> StreamForm | None:
         """The form in which the caller wants the parts; None if it wants them together."""
         ...
 
     def encode_part(self, part: Batch) -> bytes:
-        """One part as JSON.
+        """One part as JSON without line breaks, `{"predictions":[…]}` without blanks: the record joins the parts by that form.
 
         Raises:
             ModelFault: the part has no exact form in this protocol.

@@ -13,6 +13,7 @@ from roadworthy.codecs.codec import BoundProtocol, Codec, Headers, write_spec
 from roadworthy.codecs.discovery import codecs, forms
 from roadworthy.codecs.openapi import ANSWERS, Described, Fragment, json_object, operation, with_example
 from roadworthy.codecs.protocol import Page
+from roadworthy.codecs.streams import STREAM_FORMS
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import UnsupportedMediaType
 from roadworthy.schema.signature import Signature
@@ -73,7 +74,7 @@ class PredictProtocol:
 
     name = "predict"
     interface = 1
-    streams = False
+    streams = True
     pages: tuple[Page, ...] = ()
 
     def paths(self, endpoint: str, version: int | None, *, only: bool) -> Sequence[str]:  # noqa: ARG002 - the interface
@@ -104,7 +105,12 @@ def described_bodies(codec: Codec, about: Described) -> dict[str, Fragment]:
 
 
 def answers(about: Described) -> dict[str, Fragment]:
-    """OpenAPI media type objects of answers: JSON, and the forms that callers ask for by Accept."""
+    """OpenAPI media type objects of answers: JSON, and the forms that callers ask for by Accept; those of parts too, where the
+    endpoint answers in parts."""
     schema = json_object({"predictions": ANSWERS}, ["predictions"])
     json = with_example(schema, {"predictions": about.predictions}, there=about.predictions)
-    return {"application/json": json} | {form.media_type.decode(): {"schema": {"type": "string"}} for form in forms()}
+    others: dict[str, Fragment] = {form.media_type.decode(): {"schema": {"type": "string"}} for form in forms()}
+    if about.signature.parts:
+        parts = {"type": "string", "description": "The parts of the answer as they come."}
+        others |= {form.media_type.decode(): {"schema": parts} for form in STREAM_FORMS}
+    return {"application/json": json, **others}

@@ -196,7 +196,7 @@ class MlflowProtocol:
 
     name = "mlflow"
     interface = 1
-    streams = False
+    streams = True
 
     def __init__(self) -> None:
         self.pages = (

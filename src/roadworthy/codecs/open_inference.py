@@ -92,6 +92,7 @@ class OpenInference:
 
     name = "open-inference"
     takes_views = True
+    streams = False
 
     def __init__(self, endpoint: str, signature: Signature, policy: Policy, *, on_loop: bool = False) -> None:
         self._endpoint = endpoint

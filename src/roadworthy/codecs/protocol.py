@@ -63,7 +63,7 @@ class WireProtocol(Protocol):
 
     @property
     def streams(self) -> bool:
-        """Whether it can send an answer in parts while the model still runs."""
+        """Whether it can send an answer in parts while the model still runs: what reads its bodies `streams`."""
         ...
 
     @property

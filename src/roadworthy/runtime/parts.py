@@ -51,6 +51,8 @@ class Parts:
 
     Attributes:
         taken: whether a sink was given. A stream that no one takes must be stopped.
+        given_up: whether the rest was given up before the version had ended, and not for a fault of the version: its end tells
+            nothing of the version.
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Parts:
         "_source",
         "_wanted",
         "_watchers",
+        "given_up",
     )
 
     def __init__(self, source: PartSource) -> None:
@@ -75,6 +78,7 @@ class Parts:
         self._error: RoadworthyError | None = None
         self._wanted = self._over = self._done = self._delivering = False
         self._granted = self._bytes = 0
+        self.given_up = False
 
     @property
     def taken(self) -> bool:
@@ -130,6 +134,7 @@ class Parts:
         self._done = True
         self._held.clear()
         if not self._over:
+            self.given_up = error is None
             self._source.cancel()
             self._close(error)
 

@@ -43,7 +43,8 @@ class Seen(msgspec.Struct, eq=False, gc=False):
     Attributes:
         error: the version's own failure, that of a plug-in's layer around it, or DeadlineExceeded; None when it answered. A
             fallback may have answered the caller.
-        late: the deadline passed without an answer of the version, so its outcome is unknown.
+        late: its outcome is unknown: the deadline passed without an answer of the version, or the caller gave up an answer in
+            parts after its first one.
         ran_us: duration of the run, microseconds, shared by all requests of the run; of a run that was given up, the time until
             then. -1 when it is unknown, or in the first runs of a process.
         answer: the version's answer; None when it has none.

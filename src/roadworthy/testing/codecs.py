@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from roadworthy.codecs.codec import BoundProtocol, Codec, Encoded
+from roadworthy.codecs.codec import BoundProtocol, Codec, Encoded, Headers
 from roadworthy.codecs.discovery import codecs
 from roadworthy.codecs.formats import Formats
 from roadworthy.codecs.openapi import described
 from roadworthy.codecs.reading.bounds import NeedsReader
 from roadworthy.codecs.steps import STEP_VALUES, written
+from roadworthy.codecs.streams import STREAM_FORMS
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import BodyTooLarge, InvalidInput, InvalidRequest, UnsupportedMediaType
 from roadworthy.optimize.equal import Tolerance, compare
@@ -111,6 +112,26 @@ def assert_same(expected: Batch, found: Batch) -> None:
     assert found.rows == expected.rows, f"{found.rows} rows instead of {expected.rows}"
     difference = compare(expected, found, _EXACT)
     assert difference is None, str(difference)
+
+
+def assert_parts(protocol: BoundProtocol, headers: Headers, rows: Batch, *, streams: bool) -> None:
+    """Raise AssertionError unless the protocol writes answers in parts exactly when `streams` says so."""
+    assert protocol.streams is streams, f"bound to an endpoint its streams is {protocol.streams!r}, not {streams}"
+    if not protocol.streams:
+        return
+    choose, encode = (getattr(protocol, name, None) for name in ("choose_stream", "encode_part"))
+    assert choose is not None, "it streams, and has no choose_stream"
+    assert encode is not None, "it streams, and has no encode_part"
+    for form in STREAM_FORMS:
+        found = choose({**headers, b"accept": form.media_type})
+        assert found is not None, f"a caller that accepts {form.media_type!r} gets the parts together"
+        assert dict(found.headers).get(b"content-type"), "parts have no content type"
+    for accept in ({b"accept": b"*/*"}, {b"accept": b"application/json"}):
+        assert choose({**headers, **accept}) is None, f"a caller that accepts {accept[b'accept']!r} gets the parts one by one"
+    part = encode(rows)
+    assert b"\n" not in part, "a part has a line break"
+    assert part.startswith(b'{"predictions":['), f"a part is {part[:40]!r}"
+    assert len(msgspec.json.decode(part)["predictions"]) == rows.rows, "a part has not one answer for each row"
 
 
 def check_name(check: Check) -> str:
@@ -235,6 +256,11 @@ def check_long_answers_are_written(case: CodecCase) -> None:
         ), "encode_in_steps gives another answer than encode"  # fmt: skip
 
 
+def check_parts_are_written(case: CodecCase) -> None:
+    """Part by part where `streams` is True, in the form that the caller accepts; one JSON object a part."""
+    assert_parts(case.bound(), case.headers, case.rows, streams=case.codec.streams)
+
+
 def check_what_it_declares(case: CodecCase) -> None:
     """Limits are whole numbers, `streams` is a bool, and OpenAPI is a short media type object, with golden rows or without."""
     assert all(type(limit) is int and limit > 0 for limit in case.codec.limits.values()), f"limits are {case.codec.limits!r}"
@@ -258,5 +284,6 @@ CHECKS: tuple[Check, ...] = (
     check_long_bodies_may_be_left_to_a_reader,
     check_answers_are_written,
     check_long_answers_are_written,
+    check_parts_are_written,
     check_what_it_declares,
 )

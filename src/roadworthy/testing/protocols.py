@@ -24,7 +24,7 @@ from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import BodyTooLarge, InvalidRequest
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch, Layout
-from roadworthy.testing.codecs import SIGNATURE, assert_same, check_name, damaged, rows_of, sample
+from roadworthy.testing.codecs import SIGNATURE, assert_parts, assert_same, check_name, damaged, rows_of, sample
 
 __all__ = ["CHECKS", "Check", "ProtocolCase", "check_name"]
 
@@ -132,6 +132,12 @@ def check_answers_are_written(case: ProtocolCase) -> None:
     assert protocol.encode(answer, decoded, 3).body == encoded.body, "after note and resume the answer is another"
 
 
+def check_parts_are_written(case: ProtocolCase) -> None:
+    """Part by part where `streams` is True, in the form that the caller accepts; one JSON object a part."""
+    headers, _ = case.write(case.rows)
+    assert_parts(case.bound(headers), headers, case.rows, streams=case.protocol.streams)
+
+
 def check_errors_and_pages_are_plain(case: ProtocolCase) -> None:
     """Keys of errors are JSON and leave the common ones alone; a page without a key tells only whether the gateway is ready."""
     for status in (400, 401, 404, 422, 500, 503):
@@ -164,6 +170,7 @@ CHECKS: tuple[Check, ...] = (
     check_too_many_rows_are_refused,
     check_damaged_bodies_are_the_callers_fault,
     check_answers_are_written,
+    check_parts_are_written,
     check_errors_and_pages_are_plain,
     check_openapi_is_bounded,
 )

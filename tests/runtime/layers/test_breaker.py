@@ -21,8 +21,10 @@ from roadworthy.foundation.errors import (
 )
 from roadworthy.runtime.layers import breaker as module
 from roadworthy.runtime.layers.breaker import LOOK_S, WIDTH, Breaker, Circuit, OwnCells, State
+from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.schema.batch import Batch, Layout
+from tests.runtime.test_parts import Source
 from tests.waiting import HandClock
 
 S = 1_000_000_000
@@ -357,3 +359,101 @@ def test_b4_who_is_gone_is_not_run() -> None:
     request = ask(breaker)
     request.drop()
     assert below.requests[0].done
+
+
+def streamed(breaker: Breaker, below: Below, seconds: float = 30.0) -> Parts:
+    """The rest of an answer in parts, whose first part came at once."""
+    rest = Parts(Source())
+    below.outcomes = iter([Answer(NOTHING, 0, 1, rest=rest)])
+    assert ask(breaker, seconds).code == "ok"
+    return rest
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (BAD, True),
+        (DeadlineExceeded("the next part did not come"), True),
+        (Unavailable("died", code="runner-died"), True),
+        (Unavailable("going", code="version-unloading"), False),
+        (InputRefused("too large"), False),
+        (None, False),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+def test_how_an_answer_in_parts_may_end(clock: HandClock, error: RoadworthyError | None, counts: bool) -> None:
+    """The same errors count as of an answer at once; all deadlines do, as only those that are the version's fault come here."""
+    breaker, below = layer(BreakerPolicy(min_requests=5))
+    for _ in range(5):
+        streamed(breaker, below, seconds=0.01).end(error)
+    clock.step(LOOK_S + 0.01)
+    below.outcomes = itertools.repeat(GOOD)
+    assert (ask(breaker).code == "circuit-open") is counts
+
+
+def test_an_answer_in_parts_that_is_given_up_does_not_count(clock: HandClock) -> None:
+    """A version that stalls after its first part would look well by the callers that leave."""
+    breaker, below = layer(BreakerPolicy(min_requests=5))
+    for number in range(15):
+        rest = streamed(breaker, below)
+        rest.end(BAD) if number < 5 else rest.stop()
+    clock.step(LOOK_S + 0.01)
+    assert ask(breaker).code == "circuit-open"
+
+
+def half_open(clock: HandClock, probes: int) -> tuple[Breaker, Below]:
+    """A breaker that waits for its probes."""
+    breaker, below = layer(BreakerPolicy(min_requests=2, open_s=0.1, probes=probes))
+    below.outcomes = itertools.repeat(BAD)
+    for _ in range(2):
+        ask(breaker)
+    clock.step(LOOK_S + 0.01)
+    assert ask(breaker).code == "circuit-open"
+    clock.step(0.2)
+    return breaker, below
+
+
+def test_the_first_part_of_a_probe_closes_the_circuit(clock: HandClock) -> None:
+    """Others do not wait for its last one, which may come after a day. Later its failure counts like any other."""
+    breaker, below = half_open(clock, probes=1)
+    rest = streamed(breaker, below)
+    assert "closed" in repr(breaker)
+    clock.step(1.1)  # the counts begin anew with the next part of the window
+    others = [streamed(breaker, below) for _ in range(2)]
+    clock.step(LOOK_S + 0.01)
+    rest.end(BAD)
+    assert "closed" in repr(breaker)
+    others[0].end(BAD)
+    clock.step(LOOK_S + 0.01)
+    assert ask(breaker).code == "circuit-open"
+
+
+@pytest.mark.parametrize(("error", "code"), [(BAD, "circuit-open"), (InputRefused("too large"), "ok"), (None, "ok")])
+def test_a_probe_that_breaks_off_opens_the_circuit_again(clock: HandClock, error: RoadworthyError | None, code: str) -> None:
+    """While another probe is still wanted; not by a caller's value, nor by a caller that leaves."""
+    breaker, below = half_open(clock, probes=2)
+    rest = streamed(breaker, below)
+    assert "half-open" in repr(breaker)
+    if error is None:
+        rest.stop()
+    else:
+        rest.end(error)
+    below.outcomes = itertools.repeat(GOOD)
+    assert ask(breaker).code == code
+    assert ("closed" in repr(breaker)) == (code == "ok")
+
+
+def test_impatient_callers_are_known_by_first_parts_too(clock: HandClock) -> None:
+    """A deadline shorter than the usual first part says nothing about the version."""
+    breaker, below = layer(BreakerPolicy(min_requests=5))
+    for _ in range(30):
+        request = ask(breaker)
+        clock.step(1.0)
+        below.requests[-1].settle(Answer(NOTHING, 0, 1, rest=Parts(Source())))
+        assert request.code == "ok"
+    below.outcomes = itertools.repeat(DeadlineExceeded("late"))
+    for _ in range(10):
+        ask(breaker, seconds=1.0)
+    clock.step(LOOK_S + 0.01)
+    below.outcomes = itertools.repeat(GOOD)
+    assert ask(breaker).code == "ok"

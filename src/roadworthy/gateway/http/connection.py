@@ -614,11 +614,14 @@ class Connection(HttpToolsProtocol):
         self._flush()
 
     def _end(self) -> None:
-        """Finish sending, and discard for a moment what the client still sends: after an immediate close, the kernel would throw
-        away the answer that is on its way."""
-        self._pending.clear()
+        """Drop the requests that get no answer any more, finish sending, and discard for a moment what the client still sends:
+        after an immediate close, the kernel would throw away the answer that is on its way."""
+        pending, self._pending = self._pending, deque()
         self.reading = STOPPED
         self.since = time.monotonic()
+        for each in pending:
+            if isinstance(each, HttpPrediction):
+                each.drop()
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():

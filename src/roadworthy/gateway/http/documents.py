@@ -64,17 +64,20 @@ class Documents:
 
     def _make_openapi(self, endpoint: Endpoint) -> bytes:
         digest = endpoint.split.variants[0].version.digest
-        about = described(endpoint.name, endpoint.signature, endpoint.entry.policy, self._golden(digest))
+        about = described(
+            endpoint.name, endpoint.signature, endpoint.entry.policy, self._golden(digest, endpoint.signature.parts)
+        )
         paths = {path: item for protocol in protocols().values() for path, item in protocol.openapi(about).items()}
         return _encode(document(about, paths, __version__))
 
-    def _golden(self, digest: str) -> tuple[Batch, Batch] | None:
-        """A few golden rows with their answers; None where the package has none that can be read."""
+    def _golden(self, digest: str, parts: bool) -> tuple[Batch, Batch] | None:
+        """A few golden rows with their answers, or one whose answer comes in parts. None where the package has none that can be
+        read."""
         try:
             examples = read_examples(self._folder, digest, JsonProbe)
         except (RoadworthyError, OSError, ValueError):
             return None
-        found = [examples.next() for _ in range(MOST_EXAMPLES)]
+        found = [examples.next() for _ in range(1 if parts else MOST_EXAMPLES)]
         return Batch.concatenate([each.inputs for each in found]), Batch.concatenate([each.expected for each in found])
 
 

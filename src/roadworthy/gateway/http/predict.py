@@ -313,8 +313,7 @@ class Predict(Pipeline):
 
     def _send_parts(self, call: HttpPrediction, answer: Answer) -> bool:
         """Send an answer part by part to a caller that wants it so; collect the parts for others. False: it is whole."""
-        choose = getattr(call.protocol, "choose_stream", None)
-        form = None if choose is None else choose(call.headers)
+        form = cast(StreamingProtocol, call.protocol).choose_stream(call.headers) if call.protocol.streams else None
         if form is None and answer.rest is None:
             return False
         own = call.headers.get(TIMEOUT_HEADER)
@@ -330,7 +329,7 @@ class Predict(Pipeline):
         return True
 
     def _collected(self, call: HttpPrediction, outcome: Outcome) -> None:
-        call.writing = None
+        call.stop_writing()  # an answer that was too large is not over yet, and its alarm would hold it until the deadline
         self.finish(call, outcome)
 
     def begin_parts(self, call: HttpPrediction, stream: HttpStream, answer: Answer, headers: HeaderList) -> Wire:
@@ -374,9 +373,13 @@ class Predict(Pipeline):
             reply.body, more = yield from compress(reply.body, call.headers.get(b"accept-encoding"))
             reply.headers = [*reply.headers, *more]
 
+    def problem(self, call: HttpPrediction, error: RoadworthyError) -> Reply:
+        """The reply with an error, as clients of this protocol read it."""
+        return problem(error, call.id, self._error_keys)
+
     def _refuse(self, call: HttpPrediction, error: RoadworthyError) -> Reply:
         call.code = error.code
-        reply = problem(error, call.id, self._error_keys)
+        reply = self.problem(call, error)
         if call.variant is not None:
             reply.head = call.variant.head
         return reply
@@ -406,7 +409,7 @@ class HttpSide:
 
     def problem(self, error: RoadworthyError) -> bytes:
         """See `StreamSide`."""
-        return problem(error, self.call.id).body
+        return self.predict.problem(self.call, error).body
 
     def fault(self, error: Exception) -> RoadworthyError:
         """See `StreamSide`."""

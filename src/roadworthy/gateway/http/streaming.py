@@ -18,7 +18,7 @@ from roadworthy.schema.batch import Batch
 from roadworthy.serving.streaming import StreamDeadlines, StreamedAnswer
 
 MOST_RECORDED_BYTES = 1 << 20
-"""The record has the parts that were sent, up to so many bytes together."""
+"""The record has the first parts that were sent, up to so many bytes together."""
 _BEGIN, _END = b'{"predictions":[', b"]}"
 
 
@@ -146,8 +146,8 @@ class HttpStream:
             if self._stream is not None:
                 self._stream.give_up(self._side.fault(error), blame=True)
             return False
-        if self._recorded_bytes + len(body) <= MOST_RECORDED_BYTES:
-            self._recorded_bytes += len(body)
+        self._recorded_bytes += len(body)  # of all parts: after one that is left out, the record has no later ones
+        if self._recorded_bytes <= MOST_RECORDED_BYTES:
             self._recorded.append(body[len(_BEGIN) : -len(_END)])
         self._sent_at = time.monotonic()
         if self._wire is None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from roadworthy.contract.policy import BreakerPolicy
 from roadworthy.foundation.errors import DeadlineExceeded, InputRefused, ModelFault, RoadworthyError, Unavailable
+from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import AlwaysSettled, Answer, ForwardedRequest, Outcome, PendingRequest, Submitter
 from roadworthy.schema.batch import Batch
 
@@ -187,6 +188,16 @@ class Circuit:
             own[_CLOSED] = now_ns
             self._look(now_ns)
 
+    def probe_broke(self, period: int, now_ns: int) -> None:
+        """Note that the answer of a good probe broke off later: while probes of its period are under way the circuit opens again,
+        after that the failure is counted like any other."""
+        self._look(now_ns)
+        if self._view.opened_ns == period and self._view.state(now_ns) is State.HALF_OPEN:
+            self._cells.own[_OPENED] = now_ns
+            self._look(now_ns)
+        else:
+            self.observe(now_ns, failed=True, slow=False)
+
     def observe(self, now_ns: int, *, failed: bool, slow: bool) -> None:
         """Count one request that is not a probe."""
         own = self._cells.own
@@ -255,26 +266,38 @@ class Breaker:
             raise
 
     def saw(self, request: _Watched, outcome: Outcome) -> None:
-        """Count the outcome of a request."""
+        """Count the outcome of a request; that of an answer in parts at its end, as slow by its first part."""
         now_ns = time.monotonic_ns()
         failed, slow = self._judge(request, outcome, now_ns)
-        if failed is not None:
+        if isinstance(outcome, Answer) and outcome.rest is not None:
+            outcome.rest.watch(partial(self._saw_end, request, outcome.rest, slow))
+        elif failed is not None:
             self._circuit.observe(now_ns, failed=failed, slow=slow)
 
     def saw_probe(self, request: _Probe, outcome: Outcome) -> None:
-        """Pass the outcome of a probe to the circuit."""
+        """Pass the outcome of a probe to the circuit. The first part of an answer decides: others wait for the probe, and an
+        answer may take as long as its caller. A failure after it counts too."""
         now_ns = time.monotonic_ns()
         failed, slow = self._judge(request, outcome, now_ns)
         self._circuit.probed(request.period, now_ns, None if failed is None else failed or slow)
+        if isinstance(outcome, Answer) and outcome.rest is not None:
+            outcome.rest.watch(partial(self._saw_probe_end, request))
 
-    def saw_end(self, request: _Watched | _Probe, first_ns: int, error: RoadworthyError | None) -> None:
-        """Count an answer in parts at its end: as failed if the version failed after its first part, and as slow by that part."""
-        slow = self._slow_ns is not None and first_ns - request.began_ns > self._slow_ns
-        now_ns = time.monotonic_ns()
-        if isinstance(request, _Probe):
-            self._circuit.probed(request.period, now_ns, error is not None or slow)
-        else:
-            self._circuit.observe(now_ns, failed=error is not None, slow=slow)
+    def _saw_end(self, request: _Watched, rest: Parts, slow: bool, error: RoadworthyError | None) -> None:
+        failed = self._broke(request, error)
+        if failed is not None and not rest.given_up:
+            self._circuit.observe(time.monotonic_ns(), failed=failed, slow=slow)
+
+    def _saw_probe_end(self, request: _Probe, error: RoadworthyError | None) -> None:
+        if self._broke(request, error):
+            self._circuit.probe_broke(request.period, time.monotonic_ns())
+
+    def _broke(self, request: _Watched | _Probe, error: RoadworthyError | None) -> bool | None:
+        """Whether the version failed after the first part of an answer; None when its end says nothing about it. A deadline among
+        the errors counts against the version: see `StreamedAnswer`."""
+        if error is None or isinstance(error, DeadlineExceeded):
+            return error is not None
+        return self._judge(request, error, time.monotonic_ns())[0]
 
     def _judge(self, request: _Watched | _Probe, outcome: Outcome, now_ns: int) -> tuple[bool | None, bool]:
         """(Whether the version failed, None when the outcome says nothing about it; whether it was slow)."""
@@ -306,10 +329,7 @@ class _Watched(ForwardedRequest):
 
     def settled(self, outcome: Outcome) -> None:
         """Count the outcome and pass it on."""
-        if isinstance(outcome, Answer) and outcome.rest is not None:
-            outcome.rest.watch(partial(self._breaker.saw_end, self, time.monotonic_ns()))
-        else:
-            self._breaker.saw(self, outcome)
+        self._breaker.saw(self, outcome)
         self.outer.settle(outcome)
 
 
@@ -326,10 +346,7 @@ class _Probe(AlwaysSettled):
 
     def settled(self, outcome: Outcome) -> None:
         """Judge the outcome and pass it on."""
-        if isinstance(outcome, Answer) and outcome.rest is not None:
-            outcome.rest.watch(partial(self._breaker.saw_end, self, time.monotonic_ns()))
-        else:
-            self._breaker.saw_probe(self, outcome)
+        self._breaker.saw_probe(self, outcome)
         self.outer.settle(outcome)
 
 

@@ -82,7 +82,20 @@ def seen_of(outcome: Outcome, ran_us: int, inputs: Batch | None = None) -> Seen 
 
 
 def _left_out(outcome: Outcome) -> str:
-    return FALLBACK if isinstance(outcome, Answer) else SHED
+    return FALLBACK if isinstance(outcome, Answer) and outcome.instead_of is not None else SHED
+
+
+def seen_at_end(first: Answer, ran_us: int, inputs: Batch | None, error: RoadworthyError | None) -> Seen | str:
+    """The same as `seen_of`, of an answer in parts at its end: its run is that of its first part.
+
+    Whether the version would have failed is unknown of an answer that its caller gave up. A deadline is a failure, since those
+    that are not the version's fault give the answer up (`StreamedAnswer`).
+    """
+    if first.rest is not None and first.rest.given_up:
+        return Seen(None, ran_us, first, inputs, late=True)
+    if isinstance(error, DeadlineExceeded):
+        return Seen(error, ran_us, None, inputs)
+    return seen_of(first if error is None else error, ran_us, inputs)
 
 
 def _asked(seen: Seen) -> bool | None:
@@ -149,13 +162,14 @@ class RolloutCounters:
         self._judges = [each for each in self._judges if each[0] != name]
         self._pair_judges = [each for each in self._pair_judges if each[0] != name]
 
-    def evidence(
-        self, outcome: Outcome, ran_us: int, inputs: Batch | None = None, broken: RoadworthyError | None = None
-    ) -> Evidence | str:
-        """The evidence that an outcome gives about the assigned version, or the reason why it gives none. Arguments as in
-        `seen_of`. A late request is evidence only if some signal says so. `broken`: the error with which the version ended an
-        answer after its first part."""
-        seen = seen_of(outcome, ran_us, inputs) if broken is None else Seen(broken, ran_us, None, inputs)
+    def evidence(self, outcome: Outcome, seen: Seen | str) -> Evidence | str:
+        """The evidence that an outcome gives about the assigned version, or the reason why it gives none. A late request is
+        evidence only if some signal says so.
+
+        Args:
+            outcome: of the request.
+            seen: what signals judge of it, from `seen_of` or `seen_at_end`.
+        """
         if isinstance(seen, str):
             return seen
         evidence = {}
@@ -344,19 +358,18 @@ class AssignedRequest(ForwardedRequest):
             outcome.rest.watch(partial(self._ended, outcome, ran_us))
             self.outer.settle(outcome)
             return
-        evidence = self._count(outcome, ran_us)
+        evidence = self._count(outcome, seen_of(outcome, ran_us, self.inputs))
         self.outer.settle(outcome)
         self._mirror(outcome, evidence)
 
     def _ended(self, first: Answer, ran_us: int, error: RoadworthyError | None) -> None:
-        """Count an answer in parts: its run is that of its first part, and a failure after it is one of the version. A caller
-        that leaves tells nothing of the version."""
+        """Count an answer in parts."""
         outcome = first if error is None else error
-        self._mirror(outcome, self._count(outcome, ran_us, error))
+        self._mirror(outcome, self._count(outcome, seen_at_end(first, ran_us, self.inputs, error)))
 
-    def _count(self, outcome: Outcome, ran_us: int, broken: RoadworthyError | None = None) -> Evidence | str:
+    def _count(self, outcome: Outcome, seen: Seen | str) -> Evidence | str:
         counters, label = self._assignment.counters, self.chosen.label
-        evidence = counters.evidence(outcome, ran_us, self.inputs, broken)
+        evidence = counters.evidence(outcome, seen)
         if isinstance(evidence, str):
             counters.excluded(label, evidence)
         elif not self.eligible:
@@ -456,7 +469,7 @@ class Mirror:
             self._log_failure(outcome)
             let_go(outcome)
         ran_us = _ran_us(self.version, outcome, copy.began if copy.running else 0.0, copy.deadline)
-        evidence = self._counters.evidence(outcome, ran_us, copy.inputs)
+        evidence = self._counters.evidence(outcome, seen_of(outcome, ran_us, copy.inputs))
         if isinstance(evidence, str):
             self._counters.excluded(CANARY, SHED)
             return
