@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from roadworthy.codecs.codec import Decoded
 from roadworthy.codecs.mlflow import PROTOCOL
+from roadworthy.codecs.reading.bounds import FAST_BYTES, NeedsReader
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import KeyEntry
 from roadworthy.foundation.errors import InvalidRequest
@@ -82,6 +84,32 @@ def test_the_fast_reader_reads_the_same(form: bytes) -> None:
                     found.append(error.code)
             assert found[0] == found[1], body
     assert protocol._fast.read(protocol._as_instances(form % json.dumps(PAIRS).encode())) is not None
+
+
+LONG = b'{"dataframe_split":{"index":[%b0],"columns":["a b",%b"c"],"data":[[1,2]]}}'
+ROOM = FAST_BYTES - 99
+
+
+@pytest.mark.parametrize(
+    ("index", "columns"),
+    [(b"0," * (ROOM // 2), b""), (b"0 " * (ROOM // 2), b""), (b",," * (ROOM // 2), b""), (b"", b'"q",' * (ROOM // 4))],
+    ids=["numbers", "no commas", "no numbers", "names"],
+)
+def test_a_long_index_or_list_of_names_takes_no_memory_on_the_event_loop(index: bytes, columns: bytes) -> None:
+    """A pattern with a state for each number takes 120 times the body, and holds the loop meanwhile. Memory, unlike time, is the
+    same on each machine: what is left is a copy of the index."""
+    body = LONG % (index, columns)
+    protocol: Any = PROTOCOL.bind("e", NUMBERS, Policy(), on_loop=True).choose(JSON)
+    tracemalloc.start()
+    try:
+        if index.startswith(b"0,"):
+            assert encode_rows(protocol.decode(JSON, body).batch) == [{"a b": 1.0, "c": 2.0}]
+        else:
+            with pytest.raises(NeedsReader):
+                protocol.decode(JSON, body)
+        assert tracemalloc.get_traced_memory()[1] < 3 * FAST_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

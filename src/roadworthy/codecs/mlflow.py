@@ -36,10 +36,15 @@ _KEYS = (_SPLIT, _RECORDS, _ROWS, _INPUTS)
 _HINT = f"send a JSON object with one of the keys {', '.join(_KEYS)}"
 _INSTANCES = b'{"instances":'
 _LISTED = re.compile(rb'\{\s*"(?:dataframe_records|instances|inputs)"\s*:\s*(?=\[)')
-_INDEX = rb'(?:"index"\s*:\s*\[(?:\s*(?:0|[1-9][0-9]*)\s*(?:,\s*(?:0|[1-9][0-9]*)\s*)*)?\]\s*,\s*)?'
+# One class of characters for all numbers of the index: a group repeated for each keeps a state for each, and takes the loop.
+_INDEX = rb'(?:"index"\s*:\s*(\[[0-9,\s]*+\])\s*,\s*)?'
 _SPLIT_BY_ROW = re.compile(
-    rb'\{\s*"dataframe_split"\s*:\s*\{\s*' + _INDEX + rb'"columns"\s*:\s*(\[[^\[\]{}]*\])\s*,\s*"data"\s*:\s*(?=\[\s*\[)'
+    rb'\{\s*"dataframe_split"\s*:\s*\{\s*' + _INDEX + rb'"columns"\s*:\s*(\[[^\[\]{}]*+\])\s*,\s*"data"\s*:\s*(?=\[\s*\[)'
 )
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+"""Raises ValueError for what is not JSON, and builds nothing."""
+_LENGTHS = 8
+"""Names of columns as JSON are at most so many times as long as in the shortest JSON: all escaped, and some blanks."""
 _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
@@ -58,6 +63,7 @@ class MlflowJson(Accepting):
         self._bounds = Bounds(signature.inputs, policy, by_column=True)
         self._plans = Plans(self.layout, policy.extra)
         self._names = [field.name for field in signature.inputs]
+        self._most_names_bytes = _LENGTHS * len(msgspec.json.encode(self._names))
         self._fast = TypedRows(self.layout, self._bounds, TYPED_BYTES if on_loop else sys.maxsize)
         self._read: dict[str, Callable[[Any], tuple[Batch, int]]] = {
             _SPLIT: self._read_split,
@@ -102,8 +108,11 @@ class MlflowJson(Accepting):
         end = body.rstrip()
         if found is None or len(self._names) == 1 or not end.endswith(b"}"):  # the row of a single field may be its bare value
             return None
+        if len(found[2]) > self._most_names_bytes:
+            return None
         try:
-            names = msgspec.json.decode(found[1])
+            _check_json(found[1] or b"[]")
+            names = msgspec.json.decode(found[2])
         except ValueError:
             return None
         return _INSTANCES + end[found.end() : -1] if names == self._names else None
