@@ -19,6 +19,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import encode_rows
 from roadworthy.schema.signature import Field, Signature
 from tests.foreign import Foreign, foreign
+from tests.waiting import eventually
 
 JSON = {b"content-type": b"application/json"}
 FIELDS = (
@@ -197,6 +198,21 @@ def test_probes_and_errors(one: Any) -> None:
     assert reply.json()["message"] == reply.json()["error"]
     reply = one.client.post("/invocations", content=b"x", headers={"content-type": "text/plain"})
     assert (reply.status_code, reply.json()["error_code"]) == (415, "BAD_REQUEST")
+    reply = one.client.post("/endpoints/absent/invocations", json={})
+    assert (reply.status_code, reply.json()["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST")
+    assert (reply.json()["code"], reply.json()["message"]) == ("unknown-endpoint", reply.json()["error"])
+    assert "error_code" not in one.client.post("/v1/models/absent:predict", json={}).json()
+
+
+def test_errors_before_the_endpoint_can_answer(start_worker: Any, make_plan: Any) -> None:
+    """MLflow's keys are in the errors of paths that an endpoint has only later, and of an endpoint whose package is not there."""
+    plan = make_plan()
+    plan.endpoint("late", [plan.package(1, "held")])
+    worker = start_worker(plan)
+    eventually(lambda: "not-ready" not in worker.client.post("/late", json={}).text, "the worker has the endpoints")
+    for path in ("/invocations", "/endpoints/late/invocations"):
+        reply = worker.client.post(path, json={})
+        assert (reply.status_code, reply.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE"), reply.text
 
 
 def test_several_endpoints_are_named(two: Any) -> None:
@@ -204,8 +220,9 @@ def test_several_endpoints_are_named(two: Any) -> None:
     bearer = {"authorization": f"Bearer {KEY}"}
     reply = two.client.post("/invocations", json={}, headers=bearer)
     assert (reply.status_code, reply.json()["code"]) == (404, "endpoint-not-named")
+    assert reply.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
     assert "/endpoints/{endpoint}/invocations" in reply.json()["hint"]
-    assert two.client.post("/invocations", json={}).json()["code"] == "no-key"
+    assert two.client.post("/invocations", json={}).json()["error_code"] == "UNAUTHENTICATED"
     assert two.client.get("/version").status_code == 401
     assert two.client.get("/ping").status_code == 200
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from roadworthy.codecs.openapi import MOST_EXAMPLES, described, document
+from roadworthy.codecs.openapi import MOST_EXAMPLES, Fragment, described, document
 from roadworthy.codecs.predict_json import JsonProbe
-from roadworthy.codecs.protocol import protocols
+from roadworthy.codecs.protocol import guarded, protocols
 from roadworthy.foundation.errors import MalformedBody, RoadworthyError
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.http.messages import Receive, cut_short
@@ -65,7 +65,9 @@ class Documents:
     def _make_openapi(self, endpoint: Endpoint) -> bytes:
         digest = endpoint.split.variants[0].version.digest
         about = described(endpoint.name, endpoint.signature, endpoint.entry.policy, self._golden(digest))
-        paths = {path: item for protocol in protocols().values() for path, item in protocol.openapi(about).items()}
+        paths: dict[str, Fragment] = {}
+        for protocol in protocols().values():
+            paths = {**guarded(protocol, protocol.openapi, {})(about), **paths}
         return _encode(document(about, paths, __version__))
 
     def _golden(self, digest: str) -> tuple[Batch, Batch] | None:
