@@ -54,11 +54,22 @@ def read(body: Any, signature: Signature = SIGNATURE, policy: Policy | None = No
         {"inputs": ROWS},
         {"inputs": COLUMNS},
         b'{"dataframe_split": {"columns": ["x", "n", "at"], "data": [[0.5, 1, "NaT"], [NaN, 2, "2024-03-31T02:00:00"]]}}',
+        b'{"dataframe_split": {"columns": [0, 1, 2], "data": [[0.5, 1, "NaT"], [NaN, 2, "2024-03-31T02:00:00"]]}}',
+        b'{"instances": [[0.5, 1, "NaT"], [NaN, 2, "2024-03-31T02:00:00"]]}',
+        b'{"dataframe_records": [{"x": 0.5, "n": 1, "at": "NaT"}, {"x": NaN, "n": 2, "at": "2024-03-31T02:00:00"}]}',
     ],
 )
 def test_every_form_means_the_same_rows(body: Any) -> None:
     """NaN and NaT, as MLflow's client writes missing values of a DataFrame, are nulls."""
     assert read(body) == ROWS
+
+
+@pytest.mark.parametrize("row", ["NaT", ["NaT"], {"at": "NaT"}])
+def test_a_row_of_one_time_may_be_bare(row: Any) -> None:
+    """NaT is null in a time alone: a text may be this one."""
+    assert read({"instances": [row]}, Signature(FIELDS[2:], FIELDS[:1])) == [None]
+    text = Field("at", DType.STRING, nullable=True)
+    assert read({"instances": [row]}, Signature((text,), FIELDS[:1])) == ["NaT"]
 
 
 NUMBERS = Signature(tuple(Field(name, DType.FLOAT64) for name in ("a b", "c")), FIELDS[:1])
