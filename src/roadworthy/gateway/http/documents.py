@@ -64,19 +64,22 @@ class Documents:
 
     def _make_openapi(self, endpoint: Endpoint) -> bytes:
         digest = endpoint.split.variants[0].version.digest
-        about = described(endpoint.name, endpoint.signature, endpoint.entry.policy, self._golden(digest))
+        about = described(
+            endpoint.name, endpoint.signature, endpoint.entry.policy, self._golden(digest, parts=endpoint.signature.parts)
+        )
         paths: dict[str, Fragment] = {}
         for protocol in protocols().values():
-            paths = {**guarded(protocol, protocol.openapi, {})(about), **paths}
+            paths |= {path: item for path, item in guarded(protocol, protocol.openapi, {})(about).items() if path not in paths}
         return _encode(document(about, paths, __version__))
 
-    def _golden(self, digest: str) -> tuple[Batch, Batch] | None:
-        """A few golden rows with their answers; None where the package has none that can be read."""
+    def _golden(self, digest: str, *, parts: bool) -> tuple[Batch, Batch] | None:
+        """A few golden rows with their answers, or one row with all parts of its answer; None where the package has none that
+        can be read."""
         try:
             examples = read_examples(self._folder, digest, JsonProbe)
         except (RoadworthyError, OSError, ValueError):
             return None
-        found = [examples.next() for _ in range(MOST_EXAMPLES)]
+        found = [examples.next() for _ in range(1 if parts else MOST_EXAMPLES)]
         return Batch.concatenate([each.inputs for each in found]), Batch.concatenate([each.expected for each in found])
 
 
