@@ -98,6 +98,13 @@ def test_the_fast_reader_reads_the_same(form: bytes) -> None:
     assert protocol._fast.read(protocol._as_instances(form % json.dumps(PAIRS).encode())) is not None
 
 
+def test_tables_are_made_with_the_first_request() -> None:
+    """Binding an endpoint holds the event loop at every change of it; few endpoints are asked in this protocol."""
+    bound = PROTOCOL.bind("e", SIGNATURE, Policy(), on_loop=True)
+    assert "unchosen" not in vars(bound)
+    assert bound.choose(JSON) is bound.choose(JSON) is bound.unchosen
+
+
 LONG = b'{"dataframe_split":{"index":[%b0],"columns":["a b",%b"c"],"data":[[1,2]]}}'
 ROOM = FAST_BYTES - 99
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from roadworthy.codecs.codec import HeaderList
+from roadworthy.codecs.mlflow import PROTOCOL
 from roadworthy.codecs.streams import EVENTS, STREAM_FORMS
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.gateway.http import streaming
+from roadworthy.gateway.http.predict import HttpSide
 from roadworthy.gateway.http.streaming import HttpStream, Wire
 from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer
@@ -106,6 +111,14 @@ def test_a_silent_stream_gets_comments() -> None:
     assert side.last == b'event: end\ndata: {"parts":2}\n\n'
     assert EVENTS.comment.startswith(b":")
     assert [form.comment for form in STREAM_FORMS[1:]] == [b"", b""]
+
+
+def test_an_error_in_a_stream_has_the_keys_of_its_protocol() -> None:
+    """As an error before the stream has them: MLflow's clients read `message`."""
+    predict: Any = SimpleNamespace(error_keys=PROTOCOL.error_keys)
+    call: Any = SimpleNamespace(id="r")
+    found = json.loads(HttpSide(predict, call).problem(ModelFault("it failed", code="model-failed")))
+    assert (found["code"], found["error_code"], found["message"]) == ("model-failed", "INTERNAL_ERROR", "it failed")
 
 
 def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
