@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from roadworthy.codecs.codec import Decoded
 from roadworthy.codecs.mlflow import PROTOCOL
+from roadworthy.codecs.reading.bounds import FAST_BYTES, NeedsReader
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import KeyEntry
 from roadworthy.foundation.errors import InvalidRequest
@@ -17,6 +19,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import encode_rows
 from roadworthy.schema.signature import Field, Signature
 from tests.foreign import Foreign, foreign
+from tests.waiting import eventually
 
 JSON = {b"content-type": b"application/json"}
 FIELDS = (
@@ -51,11 +54,22 @@ def read(body: Any, signature: Signature = SIGNATURE, policy: Policy | None = No
         {"inputs": ROWS},
         {"inputs": COLUMNS},
         b'{"dataframe_split": {"columns": ["x", "n", "at"], "data": [[0.5, 1, "NaT"], [NaN, 2, "2024-03-31T02:00:00"]]}}',
+        b'{"dataframe_split": {"columns": [0, 1, 2], "data": [[0.5, 1, "NaT"], [NaN, 2, "2024-03-31T02:00:00"]]}}',
+        b'{"instances": [[0.5, 1, "NaT"], [NaN, 2, "2024-03-31T02:00:00"]]}',
+        b'{"dataframe_records": [{"x": 0.5, "n": 1, "at": "NaT"}, {"x": NaN, "n": 2, "at": "2024-03-31T02:00:00"}]}',
     ],
 )
 def test_every_form_means_the_same_rows(body: Any) -> None:
     """NaN and NaT, as MLflow's client writes missing values of a DataFrame, are nulls."""
     assert read(body) == ROWS
+
+
+@pytest.mark.parametrize("row", ["NaT", ["NaT"], {"at": "NaT"}])
+def test_a_row_of_one_time_may_be_bare(row: Any) -> None:
+    """NaT is null in a time alone: a text may be this one."""
+    assert read({"instances": [row]}, Signature(FIELDS[2:], FIELDS[:1])) == [None]
+    text = Field("at", DType.STRING, nullable=True)
+    assert read({"instances": [row]}, Signature((text,), FIELDS[:1])) == ["NaT"]
 
 
 NUMBERS = Signature(tuple(Field(name, DType.FLOAT64) for name in ("a b", "c")), FIELDS[:1])
@@ -82,6 +96,39 @@ def test_the_fast_reader_reads_the_same(form: bytes) -> None:
                     found.append(error.code)
             assert found[0] == found[1], body
     assert protocol._fast.read(protocol._as_instances(form % json.dumps(PAIRS).encode())) is not None
+
+
+def test_tables_are_made_with_the_first_request() -> None:
+    """Binding an endpoint holds the event loop at every change of it; few endpoints are asked in this protocol."""
+    bound = PROTOCOL.bind("e", SIGNATURE, Policy(), on_loop=True)
+    assert "unchosen" not in vars(bound)
+    assert bound.choose(JSON) is bound.choose(JSON) is bound.unchosen
+
+
+LONG = b'{"dataframe_split":{"index":[%b0],"columns":["a b",%b"c"],"data":[[1,2]]}}'
+ROOM = FAST_BYTES - 99
+
+
+@pytest.mark.parametrize(
+    ("index", "columns"),
+    [(b"0," * (ROOM // 2), b""), (b"0 " * (ROOM // 2), b""), (b",," * (ROOM // 2), b""), (b"", b'"q",' * (ROOM // 4))],
+    ids=["numbers", "no commas", "no numbers", "names"],
+)
+def test_a_long_index_or_list_of_names_takes_no_memory_on_the_event_loop(index: bytes, columns: bytes) -> None:
+    """A pattern with a state for each number takes 120 times the body, and holds the loop meanwhile. Memory, unlike time, is the
+    same on each machine: what is left is a copy of the index."""
+    body = LONG % (index, columns)
+    protocol: Any = PROTOCOL.bind("e", NUMBERS, Policy(), on_loop=True).choose(JSON)
+    tracemalloc.start()
+    try:
+        if index.startswith(b"0,"):
+            assert encode_rows(protocol.decode(JSON, body).batch) == [{"a b": 1.0, "c": 2.0}]
+        else:
+            with pytest.raises(NeedsReader):
+                protocol.decode(JSON, body)
+        assert tracemalloc.get_traced_memory()[1] < 3 * FAST_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +216,21 @@ def test_probes_and_errors(one: Any) -> None:
     assert reply.json()["message"] == reply.json()["error"]
     reply = one.client.post("/invocations", content=b"x", headers={"content-type": "text/plain"})
     assert (reply.status_code, reply.json()["error_code"]) == (415, "BAD_REQUEST")
+    reply = one.client.post("/endpoints/absent/invocations", json={})
+    assert (reply.status_code, reply.json()["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST")
+    assert (reply.json()["code"], reply.json()["message"]) == ("unknown-endpoint", reply.json()["error"])
+    assert "error_code" not in one.client.post("/v1/models/absent:predict", json={}).json()
+
+
+def test_errors_before_the_endpoint_can_answer(start_worker: Any, make_plan: Any) -> None:
+    """MLflow's keys are in the errors of paths that an endpoint has only later, and of an endpoint whose package is not there."""
+    plan = make_plan()
+    plan.endpoint("late", [plan.package(1, "held")])
+    worker = start_worker(plan)
+    eventually(lambda: "not-ready" not in worker.client.post("/late", json={}).text, "the worker has the endpoints")
+    for path in ("/invocations", "/endpoints/late/invocations"):
+        reply = worker.client.post(path, json={})
+        assert (reply.status_code, reply.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE"), reply.text
 
 
 def test_several_endpoints_are_named(two: Any) -> None:
@@ -176,8 +238,9 @@ def test_several_endpoints_are_named(two: Any) -> None:
     bearer = {"authorization": f"Bearer {KEY}"}
     reply = two.client.post("/invocations", json={}, headers=bearer)
     assert (reply.status_code, reply.json()["code"]) == (404, "endpoint-not-named")
+    assert reply.json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
     assert "/endpoints/{endpoint}/invocations" in reply.json()["hint"]
-    assert two.client.post("/invocations", json={}).json()["code"] == "no-key"
+    assert two.client.post("/invocations", json={}).json()["error_code"] == "UNAUTHENTICATED"
     assert two.client.get("/version").status_code == 401
     assert two.client.get("/ping").status_code == 200
 

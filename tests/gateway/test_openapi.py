@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,14 +22,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from roadworthy.codecs.openapi import MOST_COLUMNS, described, document
+from roadworthy.codecs.predict_json import PredictJson
 from roadworthy.codecs.protocol import protocols
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import KeyEntry
+from roadworthy.gateway.http import describe
+from roadworthy.gateway.http.documents import Documents
+from roadworthy.package.archive import open_package, unpack
+from roadworthy.package.construct import construct
 from roadworthy.package.packing.pack import pack
+from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.schema.batch import Layout
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.rows import decode_rows
+from roadworthy.schema.rows import decode_rows, encode_rows
 from roadworthy.schema.signature import Field, Privacy, Signature
+from roadworthy.serving.metrics import Bound, Totals
 from tests.gateway.test_real_packages import COMMAND, place
 
 MOST_BYTES = 1 << 20
@@ -130,6 +140,12 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
+def spell(rows: Any) -> Any:
+    """A model that answers in parts, as many as its first number says."""
+    for number in range(int(rows[0]["q"])):
+        yield {"word": f"w{number}"}
+
+
 def test_every_golden_example_is_answered(worker: Any) -> None:
     """The served document is valid, and each of its examples is a request that the endpoint answers as the document says."""
     reply = worker.client.get("/v1/models/flights/openapi.json", headers=bearer("rw_all"))
@@ -153,6 +169,46 @@ def test_every_golden_example_is_answered(worker: Any) -> None:
         ("infer", "application/json"),
     } <= set(asked)
     assert worker.client.get("/v1/models/flights/openapi.json", headers=bearer("rw_all")).content == reply.content
+
+
+def test_the_example_of_an_answer_in_parts_is_one_row_and_all_its_parts(tmp_path: Path) -> None:
+    """The model answers one row at a time, so a request with three would fail."""
+    package = pack(spell, name="spell", inputs=[{"q": float(number)} for number in (2, 5, 4)], out=tmp_path)
+    folder = tmp_path / "packages" / package.digest.removeprefix("sha256:")
+    unpack(package.path, folder)
+    split = SimpleNamespace(variants=[SimpleNamespace(version=SimpleNamespace(digest=package.digest))])
+    entry = SimpleNamespace(policy=Policy())
+    endpoint: Any = SimpleNamespace(name="spell", signature=package.signature, entry=entry, split=split)
+    found = json.loads(asyncio.run(Documents(tmp_path, tmp_path / "slab").openapi(endpoint)))
+    validate(found)
+    post = found["paths"]["/v1/models/spell:predict"]["post"]
+    body = post["requestBody"]["content"]["application/json"]["example"]
+    assert body == {"instances": [2.0]}
+    assert post["responses"]["200"]["content"]["application/json"]["example"] == {"predictions": ["w0", "w1"]}
+    rows = PredictJson(package.signature, Policy()).decode({}, json.dumps(body).encode()).batch
+    parts = InlineRunner(construct(open_package(folder), allow_code=(package.digest,))).parts(rows)
+    assert [encode_rows(part) for part in iter(parts.next, None)] == [["w0"], ["w1"]]
+
+
+def test_statistics_read_the_counts_once() -> None:
+    """Not once for each version, which would hold the event loop with many of them."""
+    reads = []
+
+    class Counted(dict[Any, Any]):
+        def items(self) -> Any:
+            reads.append(self)
+            return super().items()
+
+    old, new, other = (Bound("e", generation, f"m:{number}", "sha256:1") for generation, number in ((1, 1), (2, 1), (1, 2)))
+    requests = {(old, "ok"): 3, (new, "ok"): 1, (new, "model-failed"): 2, (other, "ok"): 9}
+    totals = Totals(Counted(requests), Counted({old: [0, 5], new: [0, 2]}), Counted({old: 30, new: 10}))
+    variant: Any = SimpleNamespace(model="m", number=1, version=SimpleNamespace(digest="sha256:1"))
+    endpoint: Any = SimpleNamespace(name="e")
+    first, *_ = describe.statistics([(endpoint, variant)] * 50, totals)["model_stats"]
+    assert len(reads) == 3
+    assert (first["inference_count"], first["execution_count"]) == (40, 4)
+    assert first["inference_stats"]["success"] == {"count": 4, "ns": 7_000}
+    assert first["inference_stats"]["fail"]["count"] == 2
 
 
 def test_it_needs_the_key_that_predictions_need(worker: Any) -> None:

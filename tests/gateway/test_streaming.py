@@ -249,7 +249,7 @@ def test_errors_in_a_stream_have_the_keys_of_its_protocol() -> None:
     """MLflow's clients read `error_code` and `message`, in the last event as in any other error."""
 
     async def scene(edge: Edge) -> None:
-        edge.predict._error_keys = MLFLOW.error_keys
+        edge.predict.error_keys = MLFLOW.error_keys
         line = Line(edge)
         connection = await line.open()
         await asyncio.get_running_loop().sock_sendall(line.end, ASKED)

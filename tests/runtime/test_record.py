@@ -61,6 +61,21 @@ def test_records_of_a_moment_travel_in_one_frame_in_order() -> None:
     play(scene)
 
 
+def test_a_frame_that_cannot_be_encoded_is_counted() -> None:
+    """Its records are lost, as an error code without UTF-8 would lose them; later records travel without a full frame."""
+
+    async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+        kind, (_, *rest) = record(1)
+        recorder.append(kind, ("\ud800", *rest))
+        await soon(lambda: lost, "it is counted")
+        assert (lost, recorder.dropped, len(recorder)) == ([1], 1, 0)
+        recorder.append(*record(2))
+        await soon(lambda: carrier.frames, "the next one travels")
+        assert carrier.frames == [["2"]]
+
+    play(scene)
+
+
 def test_a_full_frame_does_not_wait() -> None:
     """At the limit the frame goes at once; more records are split into frames."""
 

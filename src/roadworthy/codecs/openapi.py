@@ -66,11 +66,11 @@ class Described:
 
 
 def described(name: str, signature: Signature, policy: Policy, golden: tuple[Batch, Batch] | None) -> Described:
-    """The endpoint with as many of the golden rows as may be shown. `golden`: rows and their answers, of an endpoint that answers
-    in parts one row with all parts."""
+    """The endpoint with as many of the golden rows as may be shown. Of a model that answers in parts, `golden` is one row and all
+    parts of its answer."""
     for rows in range(0 if golden is None else min(MOST_EXAMPLES, golden[0].rows), 0, -1):
-        sides = golden if golden is None or signature.parts else tuple(side.slice(0, rows) for side in golden)
-        found = Described(name, signature, policy, *sides or ())
+        shown = golden if signature.parts else (side.slice(0, rows) for side in golden or ())
+        found = Described(name, signature, policy, *shown or ())
         try:
             if len(msgspec.json.encode([found.rows, found.predictions])) <= _MOST_EXAMPLE_BYTES:
                 return found

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from roadworthy.codecs.codec import Chooser
 from roadworthy.codecs.openapi import Described, Fragment
@@ -17,6 +18,8 @@ from roadworthy.contract.policy import Policy
 from roadworthy.foundation.plugins import PROTOCOLS, plugins
 from roadworthy.schema.signature import Signature
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _ORDER = ("predict", "open-inference", "mlflow")
 _log = logging.getLogger(__name__)
 
@@ -100,15 +103,47 @@ def protocols() -> Mapping[str, WireProtocol]:
     return {name: found[name] for name in sorted(found, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))}
 
 
+def guarded(protocol: WireProtocol, member: Callable[_P, _T], otherwise: _T) -> Callable[_P, _T]:
+    """A member of a protocol. Where that of a plug-in raises, it returns `otherwise` and the log says why: one plug-in must not
+    keep an endpoint from serving in the other protocols."""
+    if type(protocol).__module__.startswith("roadworthy."):
+        return member
+
+    @wraps(member)
+    def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return member(*arguments, **options)
+        except Exception as error:  # noqa: BLE001 - a plug-in of another distribution may raise anything
+            _log.error("protocol %s: %s: %s: %s", protocol.name, member.__name__, type(error).__name__, error)
+            return otherwise
+
+    return call
+
+
+def paths_of(protocol: WireProtocol, endpoint: str, version: int | None, *, only: bool) -> list[bytes]:
+    """The raw paths of an endpoint's predictions; see `WireProtocol.paths`."""
+
+    def paths() -> list[bytes]:
+        return [path.encode("ascii") for path in protocol.paths(endpoint, version, only=only)]
+
+    return guarded(protocol, paths, [])()
+
+
+def pages_of(protocol: WireProtocol) -> dict[bytes, Page]:
+    """The pages by raw path."""
+
+    def pages() -> dict[bytes, Page]:
+        return {page.path.encode("ascii"): page for page in protocol.pages}
+
+    return guarded(protocol, pages, {})()
+
+
 def bind_protocols(name: str, signature: Signature, policy: Policy) -> dict[str, Chooser]:
     """The protocols of an endpoint, for the event loop: a body that would hold it for too long raises NeedsReader."""
     bound = {}
     for protocol in protocols().values():
-        try:
-            bound[protocol.name] = protocol.bind(name, signature, policy, on_loop=True)
-        except Exception as error:  # a plug-in of another distribution may raise anything
-            if type(protocol).__module__.startswith("roadworthy."):
-                raise
-            # One plug-in must not keep an endpoint from serving in the other protocols.
-            _log.error("protocol %s cannot be bound: %s: %s", protocol.name, type(error).__name__, error)
+        bind: Callable[..., Chooser | None] = protocol.bind
+        chooser = guarded(protocol, bind, None)(name, signature, policy, on_loop=True)
+        if chooser is not None:
+            bound[protocol.name] = chooser
     return bound

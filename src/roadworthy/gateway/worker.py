@@ -160,7 +160,7 @@ class Worker:
         self._context = ConnectionContext(
             routing.find, routing.head_cache, PredictionIds().next, checks, start.timeouts(), refused
         )
-        app = App(lambda: routing.table, routing.unknown, checks, refused, self._log_fault)
+        app = App(lambda: routing.table, routing.unknown, routing.error_keys, checks, refused, self._log_fault)
         self._server = Server(
             app,
             self._context,

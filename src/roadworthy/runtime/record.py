@@ -142,4 +142,10 @@ class Recorder:
             self._newest = _Frame()
             self._frames.append(self._newest)
         self._held_bytes -= frame.size
-        self._carrier.carry(frame.encode())
+        try:
+            payload = frame.encode()
+        except Exception:  # noqa: BLE001 - an error code of a plug-in's layer may be a text without UTF-8; the timer must go on
+            self.dropped += frame.count
+            self._lost(frame.count)
+            return
+        self._carrier.carry(payload)

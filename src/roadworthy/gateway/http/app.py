@@ -14,7 +14,7 @@ from roadworthy.foundation.ids import PredictionIds, request_id
 from roadworthy.gateway.http.header_checks import HeaderChecks
 from roadworthy.gateway.http.health import probe_paths
 from roadworthy.gateway.http.messages import Handler, Message, Receive, Reply, Request, Send, endpoint_not_ready
-from roadworthy.gateway.http.problems import as_error, method_not_allowed, problem
+from roadworthy.gateway.http.problems import ErrorKeys, as_error, method_not_allowed, problem
 
 Routes = Mapping[bytes, Mapping[str, Handler]]
 """Handlers by raw path and method. A path without handlers is a prediction's; its POST requests do not pass through here."""
@@ -26,6 +26,7 @@ class App:
     Args:
         routes: returns the current routes; they change with every snapshot.
         unknown: returns the error for a request to a path without a route.
+        error_keys: returns the keys of errors in the protocol of a path.
         checks: checks every request's head.
         refused: counts a refusal by its code.
         log_fault: logs an unexpected exception.
@@ -35,12 +36,14 @@ class App:
         self,
         routes: Callable[[], Routes],
         unknown: Callable[[Request], RoadworthyError],
+        error_keys: Callable[[bytes], ErrorKeys | None],
         checks: HeaderChecks,
         refused: Callable[[str], None],
         log_fault: Callable[[str, Request, Exception], None],
     ) -> None:
         self._routes = routes
         self._unknown = unknown
+        self._error_keys = error_keys
         self._checks = checks
         self._refused = refused
         self._log_fault = log_fault
@@ -85,4 +88,4 @@ class App:
             self._log_fault("", request, error)
         shown = as_error(error)
         self._refused(shown.code)
-        return problem(shown, request.id)
+        return problem(shown, request.id, self._error_keys(request.path))

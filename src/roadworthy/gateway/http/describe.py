@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,28 +96,33 @@ def statistics(served: Sequence[tuple[Endpoint, Variant]], totals: Totals) -> di
     Roadworthy does not time failures, the queue and the run separately: `success.ns` is the time of all requests, and the other
     times are 0. Runs are not counted: `execution_count` is the number of answered requests.
     """
-    return {"model_stats": [_statistics(endpoint.name, variant, totals) for endpoint, variant in served]}
+    sums: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    for (bound, outcome), count in totals.requests.items():
+        sums[_series(bound)]["answered" if outcome == "ok" else "failed"] += count
+    for bound, rows in totals.rows.items():
+        sums[_series(bound)]["rows"] += rows
+    for bound, cells in totals.latency.items():
+        sums[_series(bound)]["us"] += cells[-1]
+    return {"model_stats": [_statistics(endpoint.name, variant, sums) for endpoint, variant in served]}
 
 
-def _statistics(name: str, variant: Variant, totals: Totals) -> dict[str, Any]:
-    label, digest = f"{variant.model}:{variant.number}", variant.version.digest
+def _series(bound: Bound) -> tuple[str, str, str]:
+    """The labels without the generation."""
+    return bound.endpoint, bound.version, bound.digest
 
-    def mine(bound: Bound) -> bool:
-        return (bound.endpoint, bound.version, bound.digest) == (name, label, digest)
 
-    outcomes = [(outcome, count) for (bound, outcome), count in totals.requests.items() if mine(bound)]
-    answered = sum(count for outcome, count in outcomes if outcome == "ok")
-    took_us = sum(cells[-1] for bound, cells in totals.latency.items() if mine(bound))
+def _statistics(name: str, variant: Variant, sums: Mapping[tuple[str, str, str], Counter[str]]) -> dict[str, Any]:
+    mine = sums.get((name, f"{variant.model}:{variant.number}", variant.version.digest), Counter())
     none = {"count": 0, "ns": 0}
     return {
         "name": name,
         "version": str(variant.number),
         "last_inference": 0,
-        "inference_count": sum(rows for bound, rows in totals.rows.items() if mine(bound)),
-        "execution_count": answered,
+        "inference_count": mine["rows"],
+        "execution_count": mine["answered"],
         "inference_stats": {
-            "success": {"count": answered, "ns": took_us * 1_000},
-            "fail": {"count": sum(count for _, count in outcomes) - answered, "ns": 0},
+            "success": {"count": mine["answered"], "ns": mine["us"] * 1_000},
+            "fail": {"count": mine["failed"], "ns": 0},
             **dict.fromkeys(("queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"), none),
         },
         "batch_stats": [],

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from roadworthy.codecs.openapi import MOST_EXAMPLES, described, document
+from roadworthy.codecs.openapi import MOST_EXAMPLES, Fragment, described, document
 from roadworthy.codecs.predict_json import JsonProbe
-from roadworthy.codecs.protocol import protocols
+from roadworthy.codecs.protocol import guarded, protocols
 from roadworthy.foundation.errors import MalformedBody, RoadworthyError
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.gateway.http.messages import Receive, cut_short
@@ -65,14 +65,16 @@ class Documents:
     def _make_openapi(self, endpoint: Endpoint) -> bytes:
         digest = endpoint.split.variants[0].version.digest
         about = described(
-            endpoint.name, endpoint.signature, endpoint.entry.policy, self._golden(digest, endpoint.signature.parts)
+            endpoint.name, endpoint.signature, endpoint.entry.policy, self._golden(digest, parts=endpoint.signature.parts)
         )
-        paths = {path: item for protocol in protocols().values() for path, item in protocol.openapi(about).items()}
+        paths: dict[str, Fragment] = {}
+        for protocol in protocols().values():
+            paths |= {path: item for path, item in guarded(protocol, protocol.openapi, {})(about).items() if path not in paths}
         return _encode(document(about, paths, __version__))
 
-    def _golden(self, digest: str, parts: bool) -> tuple[Batch, Batch] | None:
-        """A few golden rows with their answers, or one whose answer comes in parts. None where the package has none that can be
-        read."""
+    def _golden(self, digest: str, *, parts: bool) -> tuple[Batch, Batch] | None:
+        """A few golden rows with their answers, or one row with all parts of its answer; None where the package has none that
+        can be read."""
         try:
             examples = read_examples(self._folder, digest, JsonProbe)
         except (RoadworthyError, OSError, ValueError):

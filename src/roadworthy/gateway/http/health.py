@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from roadworthy.codecs.protocol import protocols
+from roadworthy.codecs.protocol import pages_of, protocols
 from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.health.golden_probe import GoldenProbes, Health
@@ -23,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 
 def probe_paths() -> frozenset[bytes]:
     """PROBES, and the pages of protocols that need no key either, such as MLflow's /ping."""
-    return PROBES | {page.path.encode("ascii") for protocol in protocols().values() for page in protocol.pages if page.open}
+    return PROBES | {path for protocol in protocols().values() for path, page in pages_of(protocol).items() if page.open}
 
 
 def probe_routes(readiness: Callable[[], Readiness]) -> dict[bytes, Mapping[str, Handler]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol, cast
 
 from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded, Encoded, HeaderList, StreamingProtocol, Writing
@@ -135,7 +135,6 @@ class Predict(Pipeline):
     """One endpoint in one protocol. `variant` is set where the path names the version; `error_keys` as in `problem`.
 
     Attributes:
-        unchosen: the protocol named in records until the head has been checked.
         max_body_bytes: of the endpoint's policy.
     """
 
@@ -151,13 +150,18 @@ class Predict(Pipeline):
         error_keys: ErrorKeys | None = None,
     ) -> None:
         super().__init__(endpoint, instruments, variant)
-        self._error_keys = error_keys
+        self.error_keys = error_keys
         self._protocol = protocol
-        self.unchosen = protocol.unchosen
         self._offload = offload
         self._scheduler = scheduler
         self.max_body_bytes = endpoint.entry.policy.max_body_bytes
         self._max_rows = endpoint.entry.policy.max_rows
+
+    @cached_property
+    def unchosen(self) -> BoundProtocol:
+        """The protocol named in records until the head has been checked. Made with the first request: many endpoints never get
+        one in each protocol."""
+        return self._protocol.unchosen
 
     def open(self, call: HttpPrediction) -> None:
         """Check the request by its head alone. A refused request is settled before its body arrives."""
@@ -375,7 +379,7 @@ class Predict(Pipeline):
 
     def problem(self, call: HttpPrediction, error: RoadworthyError) -> Reply:
         """The reply with an error, as clients of this protocol read it."""
-        return problem(error, call.id, self._error_keys)
+        return problem(error, call.id, self.error_keys)
 
     def _refuse(self, call: HttpPrediction, error: RoadworthyError) -> Reply:
         call.code = error.code

@@ -15,7 +15,7 @@ import msgspec
 
 from roadworthy.codecs.codec import Chooser
 from roadworthy.codecs.open_inference import OpenInference
-from roadworthy.codecs.protocol import GatewayState, Page, bind_protocols, protocols
+from roadworthy.codecs.protocol import GatewayState, Page, WireProtocol, bind_protocols, guarded, pages_of, paths_of, protocols
 from roadworthy.foundation.errors import InvalidRequest, NotFound, RoadworthyError
 from roadworthy.gateway.http import describe
 from roadworthy.gateway.http.documents import Documents, read_small
@@ -24,6 +24,7 @@ from roadworthy.gateway.http.health import health_document, probe_routes
 from roadworthy.gateway.http.messages import Handler, Receive, Reply, Request, endpoint_not_ready, not_ready
 from roadworthy.gateway.http.pages import page_routes
 from roadworthy.gateway.http.predict import Offload, Predict
+from roadworthy.gateway.http.problems import ErrorKeys
 from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.wire import lines
 from roadworthy.runtime.manager import Version
@@ -34,6 +35,7 @@ from roadworthy.serving.pipeline import Instruments
 from roadworthy.serving.variant import Variant
 from roadworthy.version import __version__
 
+_ANY = "{endpoint}"
 Table = dict[bytes, Mapping[str, Handler]]
 _encode = msgspec.json.Encoder().encode
 
@@ -74,6 +76,8 @@ class Routing:
         self._served: Mapping[str, Endpoint] = {}
         self._waiting: Mapping[str, Admission] = {}
         self._bound: dict[str, tuple[Endpoint, dict[str, Chooser]]] = {}
+        forms = [(protocol, paths_of(protocol, _ANY, None, only=True)) for protocol in protocols().values()]
+        self._forms = [(protocol, paths) for protocol, paths in forms if paths]
 
     def find(self, url: bytes) -> Predict | None:
         """The prediction that answers a POST to this raw target; None for other targets."""
@@ -101,15 +105,18 @@ class Routing:
         self._documents.keep(served)
         self._bound = {name: (endpoint, self._protocols_of(endpoint)) for name, endpoint in served.items()}
         only = len(served.keys() | waiting.keys()) == 1
-        table: Table = {**self._open, **self._pages(keys), **self._gateway_routes(keys)}
-        for name, admission in waiting.items():
-            table.update(_waiting_routes(name, admission, only=only))
+        table: Table = {**self._open, **self._gateway_routes(keys)}
+        for endpoint in served.values():
+            _add(table, self._endpoint_routes(endpoint))
         predictions: dict[bytes, Predict] = {}
         for endpoint in served.values():
-            table.update(self._endpoint_routes(endpoint))
             for path, predict in self._predictions(endpoint, only=only):
-                predictions.setdefault(path, predict)
-        table.update({path: {} for path in predictions})
+                if "POST" not in table.get(path, ()):
+                    predictions.setdefault(path, predict)
+        _add(table, {path: {} for path in predictions})
+        for name, admission in waiting.items():
+            _add(table, _waiting_routes(name, admission, only=only))
+        _add(table, self._pages(keys))
         self.table, self.predictions = table, predictions
         self.head_cache.clear()
 
@@ -128,19 +135,26 @@ class Routing:
                 code="unknown-version",
                 hint="its metadata lists the versions",
             )
-        for protocol in protocols().values():
-            named = protocol.paths("{endpoint}", None, only=False)
-            if path in map(_raw, protocol.paths("{endpoint}", None, only=True)):
+        for _, (named, *more) in self._forms:
+            if path in more:
                 return NotFound(
                     "this path does not name the endpoint, which only a gateway with exactly one endpoint allows",
                     code="endpoint-not-named",
-                    hint=f"POST to {named[0]}; GET /v1/models lists the endpoints",
+                    hint=f"POST to {named.decode()}; GET /v1/models lists the endpoints",
                 )
         if path.startswith((b"/v1/models/", b"/v2/models/", b"/endpoints/")):
             return NotFound(
                 "no such endpoint on this gateway", code="unknown-endpoint", hint="GET /v1/models lists the endpoints"
             )
         return NotFound("no such path", code="unknown-path", hint="POST to /v1/models/{endpoint}:predict")
+
+    def error_keys(self, path: bytes) -> ErrorKeys | None:
+        """The keys of errors in the protocol whose path this is, or would be if its endpoint existed; None for other paths."""
+        for protocol, paths in self._forms:
+            for head, any_endpoint, tail in (each.partition(_ANY.encode()) for each in paths):
+                if path.startswith(head) and path.endswith(tail) and (any_endpoint or path == head):
+                    return _error_keys(protocol)
+        return None
 
     def _gateway_routes(self, keys: Keys) -> Table:
         """Routes about the gateway and all endpoints that a key may see."""
@@ -194,7 +208,10 @@ class Routing:
 
             return {"GET": answer, "HEAD": answer}
 
-        return {_raw(page.path): route(page) for protocol in protocols().values() for page in protocol.pages}
+        table: Table = {}
+        for protocol in protocols().values():
+            _add(table, {path: route(page) for path, page in pages_of(protocol).items()})
+        return table
 
     def _endpoint_routes(self, endpoint: Endpoint) -> Table:
         name = endpoint.name.encode("ascii")
@@ -249,15 +266,21 @@ class Routing:
         for name, chooser in self._bound[endpoint.name][1].items():
             protocol = protocols()[name]
             for variant in (None, *endpoint.split.variants):
-                paths = protocol.paths(endpoint.name, None if variant is None else variant.number, only=only)
+                paths = paths_of(protocol, endpoint.name, None if variant is None else variant.number, only=only)
                 if paths:
                     edge = self._instruments, self._offload, self._scheduler
-                    predict = Predict(endpoint, chooser, *edge, variant=variant, error_keys=protocol.error_keys)
-                    yield from ((_raw(path), predict) for path in paths)
+                    predict = Predict(endpoint, chooser, *edge, variant=variant, error_keys=_error_keys(protocol))
+                    yield from ((path, predict) for path in paths)
 
 
-def _raw(path: str) -> bytes:
-    return path.encode("ascii")
+def _add(table: Table, more: Table) -> None:
+    """Add methods that the paths do not have yet: ours come before those of plug-ins."""
+    for path, methods in more.items():
+        table[path] = {**methods, **table.get(path, {})}
+
+
+def _error_keys(protocol: WireProtocol) -> ErrorKeys:
+    return guarded(protocol, protocol.error_keys, {})
 
 
 def _about(endpoint: Endpoint, document: Callable[[], dict[str, Any]]) -> Mapping[str, Handler]:
@@ -279,7 +302,7 @@ def _waiting_routes(name: str, admission: Admission, *, only: bool) -> Table:
         admission.identify(request.headers)
         raise endpoint_not_ready()
 
-    posts = [path for protocol in protocols().values() for path in protocol.paths(name, None, only=only)]
+    posts = [path for protocol in protocols().values() for path in paths_of(protocol, name, None, only=only)]
     gets = (
         "/v1/models/{}",
         "/v1/models/{}/openapi.json",
@@ -289,6 +312,6 @@ def _waiting_routes(name: str, admission: Admission, *, only: bool) -> Table:
         "/v2/models/{}/stats",
     )
     return {
-        **{_raw(each): {"POST": answer} for each in posts},
-        **{_raw(each.format(name)): {"GET": answer} for each in gets},
+        **{path: {"POST": answer} for path in posts},
+        **{each.format(name).encode("ascii"): {"GET": answer} for each in gets},
     }
