@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
+from sqlalchemy import event, select
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import endpoints, keys
 from roadworthy.control.context import ControlContext
+from roadworthy.control.http.app import create_app
+from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.control.resources import idempotency
+from roadworthy.control.resources import keys as key_resources
 from roadworthy.control.wiring import build_context
-from roadworthy.foundation.errors import Conflict
+from roadworthy.foundation.errors import Conflict, Unavailable
+from roadworthy.foundation.keys import make_key
+from roadworthy.store.tables import kept_replies
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, three_versions
 from tests.control_plane import ControlProcess
 from tests.defaults import control_document
@@ -89,6 +97,13 @@ def test_feedback_is_repeatable_and_no_reply_is_kept(admin: httpx.Client, fleet:
     assert replies[2].json()["code"] == "idempotency-key-reused"
 
 
+def test_refused_feedback_gives_its_key_back(admin: httpx.Client, fleet: Fleet) -> None:
+    """The corrected request has the same key, which is then taken."""
+    body = {"items": [{"prediction_id": "a" * 32, "correct": True}]}
+    send = [("/api/v1/endpoints/nope/feedback", 404), (f"{LINE}/feedback", 200), ("/api/v1/endpoints/nope/feedback", 409)]
+    assert [admin.post(path, json=body, headers=named("a")).status_code for path, _ in send] == [status for _, status in send]
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\u00e9"])
 def test_what_is_no_key_is_refused(admin: httpx.Client, key: str) -> None:
     """With what a key may have."""
@@ -137,10 +152,83 @@ def test_a_key_that_is_stuck_is_free_again(context: ControlContext, monkeypatch:
     assert idempotency.take(context, taken, LINE) is None
     idempotency.keep(context, taken, 200, "{}")
     assert idempotency.take(context, taken, LINE) == idempotency.KeptReply(200, "{}")
-    monkeypatch.setattr(idempotency, "MOST_KEPT", 1)
-    assert idempotency.take(context, "other", LINE) is None
-    monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + idempotency.STUCK_US + 2 * 10**6)
-    assert idempotency.take(context, "third", LINE) is None
-    assert idempotency.take(context, taken, "any") is None
     monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + 2 * 24 * 3_600 * 10**6)
     assert idempotency.take(context, taken, "other") is None
+
+
+def test_a_caller_forgets_its_own_keys_only(context: ControlContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its oldest ones, when it has many; and no look-up reads more than the rows of a caller."""
+    mine = [idempotency.key_id(ME, keys.CREATE, str(number)) for number in range(12)]
+    yours = idempotency.key_id(Principal("you", "you", "admin", frozenset()), keys.CREATE, "0")
+    monkeypatch.setattr(idempotency, "MOST_KEPT", 10)
+    plans: list[str] = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        if "kept_replies" in statement and not statement.startswith(("EXPLAIN", "INSERT")):
+            plans.extend(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given))
+
+    with context.database.begin() as connection:
+        engine = connection.engine
+    event.listen(engine, "before_cursor_execute", explain)
+    for number, taken in enumerate([yours, *mine]):
+        monkeypatch.setattr(type(context.clock), "now_us", lambda _, number=number: 10**15 + number)
+        assert idempotency.take(context, taken, LINE) is None
+        idempotency.keep(context, taken, 200, taken)
+    idempotency.give_back(context, "none")
+    assert plans
+    assert not [plan for plan in plans if plan.startswith("SCAN")]
+    with context.database.begin() as connection:
+        left = set(connection.execute(select(kept_replies.c.id)).scalars())
+    assert left == {yours, *mine[-10:]}
+
+
+class _Caller:
+    """An administrator of a control plane without its process."""
+
+    def __init__(self, context: ControlContext) -> None:
+        key_id, self._key = make_key()
+        key_resources.ensure(context, [{"id": key_id, "key": self._key, "role": "admin", "name": "me"}])
+        self._app = create_app(context)
+
+    def send(self, method: str = "POST", path: str = "/api/v1/keys", key: str = "a") -> httpx.Response:
+        """Send a request; without another method, one that creates an administrator's key."""
+
+        async def one() -> httpx.Response:
+            headers = {"Authorization": f"Bearer {self._key}", **named(key)}
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
+                return await client.request(method, path, json={"role": "admin"} if method == "POST" else None)
+
+        return asyncio.run(one())
+
+    def made(self) -> int:
+        """How many keys there are besides its own."""
+        return len(self.send("GET").json()["items"]) - 1
+
+
+def test_an_error_after_the_commit_does_not_give_the_key_back(context: ControlContext) -> None:
+    """The repetition is told so and creates no second key; an error before the commit gives the key back."""
+    caller = _Caller(context)
+    busy = Unavailable("busy", code="database-busy")
+    with patch.object(SnapshotPublisher, "refresh", side_effect=busy):
+        assert caller.send().status_code == 503
+    again = caller.send()
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency-key-spent")
+    assert caller.made() == 1
+    with patch.object(ControlContext, "audit", side_effect=busy):
+        assert caller.send(key="b").status_code == 503
+    assert caller.send(key="b").status_code == 201
+    assert caller.made() == 2
+
+
+def test_a_reply_that_cannot_be_kept_is_still_sent(context: ControlContext) -> None:
+    """A secret would be lost; the repetition creates nothing, also after the time of a stuck key. So it is with a refusal."""
+    caller = _Caller(context)
+    with patch.object(idempotency, "keep", side_effect=Unavailable("busy", code="database-busy")):
+        assert caller.send().json()["key"]
+    later = context.clock.now_us() + idempotency.STUCK_US + 10**6
+    with patch.object(type(context.clock), "now_us", return_value=later):
+        assert caller.send().json()["code"] == "idempotency-key-spent"
+    assert caller.made() == 1
+    with patch.object(idempotency, "give_back", side_effect=Unavailable("busy", code="database-busy")):
+        assert caller.send(path="/api/v1/endpoints/line:rollback").json()["code"] == "unknown-endpoint"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection, and_, update
 
 from roadworthy.audit import events
 from roadworthy.audit.entries import AuditEvent, append
@@ -20,7 +21,13 @@ from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.ids import random_id
 from roadworthy.store.blobs import BlobStore
 from roadworthy.store.engine import WAIT_S, Database
+from roadworthy.store.tables import PROJECT, kept_replies
 from roadworthy.webhooks.sending import Sender
+
+NOTED = 0
+"""The status of an idempotency key whose request has had its effect, until its reply is kept."""
+asked_with: ContextVar[str | None] = ContextVar("asked_with", default=None)
+"""The id of the idempotency key of the request that is being carried out, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,11 @@ class Once:
         return True
 
 
+def is_key(taken: str) -> ColumnElement[bool]:
+    """Whether a row is that of the idempotency key with this id."""
+    return and_(kept_replies.c.project == PROJECT, kept_replies.c.id == taken)
+
+
 @dataclass(frozen=True)
 class ControlContext:
     """The parts of the control plane, passed to each operation."""
@@ -123,9 +135,12 @@ class ControlContext:
             self.publisher.refresh()
 
     def audit(self, connection: Connection, actor: str, verb: str, subject: str, **detail: Any) -> None:
-        """Append to the audit trail, in the operation's own transaction."""
+        """Append to the audit trail, in the operation's own transaction. Since every change is audited, this also notes at the
+        request's idempotency key that the request had its effect."""
         facts: Mapping[str, Any] = detail
         append(connection, self.clock.now_us(), AuditEvent(actor, verb, subject, facts))
+        if (taken := asked_with.get()) is not None:
+            connection.execute(update(kept_replies).where(is_key(taken)).values(status=NOTED))
 
     def announce(self, connection: Connection, actor: str, kind: str, subject: str, **detail: Any) -> None:
         """Publish an event to all followers as soon as this transaction has succeeded."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
 import msgspec
+import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
@@ -22,15 +23,17 @@ from fastapi.openapi.utils import get_openapi
 from roadworthy.contract.api.feedback import KnownLater
 from roadworthy.contract.api.operation import OPEN, Operation
 from roadworthy.contract.api.problem import Problem
-from roadworthy.control.context import ControlContext
+from roadworthy.control.context import ControlContext, asked_with
 from roadworthy.control.http.problems import PROBLEM_JSON, invalid_fields
 from roadworthy.control.resources import idempotency
 from roadworthy.foundation.documents import Reader
+from roadworthy.foundation.errors import Unavailable
 from roadworthy.foundation.keys import hash_key
 
 OCTETS = "application/octet-stream"
 _REF = "#/components/schemas/{name}"
 R = TypeVar("R")
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +92,24 @@ class Routes:
         found = await run_in_threadpool(idempotency.take, self._context, taken, asked, repeatable=operation.repeatable)
         if found is not None:
             return Response(found.body, found.status, {"Idempotent-Replayed": "true"}, "application/json")
-        if operation.repeatable:
-            return await act()
+        asking = asked_with.set(taken)
         try:
             reply = await act()
         except Exception:
-            await run_in_threadpool(idempotency.give_back, self._context, taken)
+            await self._settle(idempotency.give_back, taken)
             raise
-        kept = None if operation.shown_once else bytes(reply.body).decode()
-        await run_in_threadpool(idempotency.keep, self._context, taken, reply.status_code, kept)
+        finally:
+            asked_with.reset(asking)
+        kept = None if operation.shown_once or operation.repeatable else bytes(reply.body).decode()
+        await self._settle(idempotency.keep, taken, reply.status_code, kept)
         return reply
+
+    async def _settle(self, settle: Callable[..., None], *given: object) -> None:
+        """Do what an idempotency key needs after its request. The request is over, so an error here does not change its reply."""
+        try:
+            await run_in_threadpool(settle, self._context, *given)
+        except Unavailable as error:
+            _log.warning("idempotency-key-not-settled", code=error.code)
 
     def _endpoint(self, operation: Operation[Any], function: Callable[..., Any]) -> Callable[..., Awaitable[Response]]:
         """The function that FastAPI calls: with the request, and with what the path and the query name."""

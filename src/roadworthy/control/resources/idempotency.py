@@ -1,7 +1,9 @@
 """Requests with an idempotency key have their effect once: a repetition gets the first reply again.
 
 The first request takes the key, in the database that all control planes share, before it is carried out; its reply is kept for a
-day. A request that is refused gives the key back. A control plane that is killed in between leaves the key taken for STUCK_US.
+day. The transaction that changes something also notes at the key that the request had its effect (`ControlContext.audit`). So a
+request that changed nothing gives the key back, and any other keeps it, also after an error or a kill that follows the commit. A
+control plane that is killed before the commit leaves the key taken for STUCK_US.
 """
 
 from __future__ import annotations
@@ -9,11 +11,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api.operation import Operation
-from roadworthy.control.context import ControlContext
+from roadworthy.control.context import NOTED, ControlContext, is_key
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from roadworthy.foundation.keys import hash_key
 from roadworthy.store.tables import PROJECT, kept_replies
@@ -22,9 +24,11 @@ MOST_KEY = 255
 _KEY = re.compile(rf"[!-~]{{1,{MOST_KEY}}}", re.ASCII)
 _KEPT_US = 24 * 3_600 * 1_000_000
 MOST_KEPT = 10_000
-"""Keys that are remembered at most; the oldest are forgotten first."""
+"""Most keys of one caller; when it has so many, its oldest tenth is forgotten."""
 STUCK_US = 15 * 60 * 1_000_000
 """Longer than any request takes."""
+_CALLER = 16
+"""Digits at the beginning of an id that its caller's keys have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def key_id(principal: Principal, operation: Operation[object], key: str) -> str:
             code="invalid-idempotency-key",
             hint="send a new random text, such as a UUID, for each change that you want, and the same one when you repeat it",
         )
-    return hash_key(f"{principal.who}\n{operation.name}\n{key}")
+    return hash_key(principal.who)[:_CALLER] + hash_key(f"{principal.who}\n{operation.name}\n{key}")[_CALLER:]
 
 
 def take(context: ControlContext, taken: str, request: str, *, repeatable: bool = False) -> KeptReply | None:
@@ -56,12 +60,12 @@ def take(context: ControlContext, taken: str, request: str, *, repeatable: bool 
 
     Raises:
         Conflict: "idempotency-key-reused": by another request; "idempotency-key-in-use": the first request is still being
-            carried out. "idempotency-key-spent": its reply was shown once.
+            carried out. "idempotency-key-spent": it was, and its reply was not kept.
     """
     now_us = context.clock.now_us()
     with context.lock, context.database.begin() as connection:
-        _trim(connection, now_us)
-        row = connection.execute(select(kept_replies).where(kept_replies.c.id == taken)).first()
+        _trim(connection, taken[:_CALLER], now_us)
+        row = connection.execute(select(kept_replies).where(is_key(taken))).first()
         if row is None:
             connection.execute(insert(kept_replies).values(project=PROJECT, id=taken, request=request, at_us=now_us))
             return None
@@ -82,18 +86,28 @@ def take(context: ControlContext, taken: str, request: str, *, repeatable: bool 
                 hint="try again in a second",
                 retry_after_s=1.0,
             )
-        connection.execute(update(kept_replies).where(kept_replies.c.id == taken).values(at_us=now_us))
+        connection.execute(update(kept_replies).where(is_key(taken)).values(at_us=now_us))
         return None
 
 
-def _trim(connection: Connection, now_us: int) -> None:
-    """Delete what is too old, or beyond MOST_KEPT."""
-    newest = select(kept_replies.c.at_us).order_by(kept_replies.c.at_us.desc())
-    beyond = connection.execute(newest.offset(MOST_KEPT - 1).limit(1)).scalar()
-    connection.execute(delete(kept_replies).where(kept_replies.c.at_us < max(now_us - _KEPT_US, beyond or 0)))
+def _trim(connection: Connection, caller: str, now_us: int) -> None:
+    """Delete what is too old, and the caller's oldest tenth if it has MOST_KEPT."""
+    connection.execute(delete(kept_replies).where(kept_replies.c.at_us < now_us - _KEPT_US))
+    own = (kept_replies.c.project == PROJECT, kept_replies.c.id.between(caller, f"{caller}g"))  # g is greater than each digit
+    if connection.execute(select(func.count()).select_from(kept_replies).where(*own)).scalar_one() < MOST_KEPT:
+        return
+    newest = select(kept_replies.c.at_us).where(*own).order_by(kept_replies.c.at_us.desc())
+    beyond = connection.execute(newest.offset(MOST_KEPT - 1 - MOST_KEPT // 10).limit(1)).scalar_one()
+    connection.execute(delete(kept_replies).where(*own, kept_replies.c.at_us <= beyond))
 
 
 def _kept(status: int, body: str | None) -> KeptReply:
+    if status == NOTED:
+        raise Conflict(
+            "the request was carried out before, but an error or a kill that followed left no reply",
+            code="idempotency-key-spent",
+            hint="look at what it changed; if you still want a change, ask for it with a new idempotency key",
+        )
     if body is None:
         raise Conflict(
             "the request was carried out before, and its reply, which holds a secret, is shown only once",
@@ -106,11 +120,10 @@ def _kept(status: int, body: str | None) -> KeptReply:
 def keep(context: ControlContext, taken: str, status: int, body: str | None) -> None:
     """Keep the reply to the request that took the key; `body` is None if it holds a secret."""
     with context.database.begin() as connection:
-        changes = update(kept_replies).where(kept_replies.c.id == taken).values(status=status, reply=body)
-        connection.execute(changes)
+        connection.execute(update(kept_replies).where(is_key(taken)).values(status=status, reply=body))
 
 
 def give_back(context: ControlContext, taken: str) -> None:
-    """Give the key back after a request that was refused."""
+    """Give the key back after an error, unless the request had its effect before."""
     with context.database.begin() as connection:
-        connection.execute(delete(kept_replies).where(kept_replies.c.id == taken))
+        connection.execute(delete(kept_replies).where(is_key(taken), kept_replies.c.status.is_(None)))
