@@ -28,6 +28,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
     context.database.close()
 
 
+def test_the_description_is_made_once(tmp_path: Path) -> None:
+    """Making it takes tens of milliseconds of the event loop, and reading it needs no key."""
+    context = build_context(control_document(tmp_path))
+    app, _ = build_routes(context, lambda: False)
+    assert app.openapi() is app.openapi()
+    context.database.close()
+
+
 def test_every_route_is_an_operation(built: tuple[dict[str, Any], list[Operation[Any]]]) -> None:
     """Except for the pages; each has a name of its own."""
     described, operations = built

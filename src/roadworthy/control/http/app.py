@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def build_routes(
         app.include_router(each.router, include_in_schema=describe_all or each is not gateways)
     app.include_router(page.routes(app.title, str(app.openapi_url)), include_in_schema=describe_all)
     described = _operations([*public, gateways] if describe_all else public)
-    app.openapi = lambda: describe(app, described)  # type: ignore[method-assign]  # as FastAPI's manual says
+    app.openapi = functools.cache(lambda: describe(app, described))  # type: ignore[method-assign]  # as FastAPI's manual says
     return app, _operations([*public, gateways])
 
 
