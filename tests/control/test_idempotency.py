@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +15,13 @@ from sqlalchemy import event, select
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import endpoints, keys
 from roadworthy.control.context import ControlContext
-from roadworthy.control.http.app import create_app
 from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.control.resources import idempotency
-from roadworthy.control.resources import keys as key_resources
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.errors import Conflict, Unavailable
-from roadworthy.foundation.keys import make_key
 from roadworthy.store.tables import kept_replies
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, three_versions
+from tests.control.in_process import Caller
 from tests.control_plane import ControlProcess
 from tests.defaults import control_document
 
@@ -182,53 +179,37 @@ def test_a_caller_forgets_its_own_keys_only(context: ControlContext, monkeypatch
     assert left == {yours, *mine[-10:]}
 
 
-class _Caller:
-    """An administrator of a control plane without its process."""
+CREATE = ("POST", "/api/v1/keys", {"role": "admin"})
 
-    def __init__(self, context: ControlContext) -> None:
-        key_id, self._key = make_key()
-        key_resources.ensure(context, [{"id": key_id, "key": self._key, "role": "admin", "name": "me"}])
-        self._app = create_app(context)
 
-    def send(self, method: str = "POST", path: str = "/api/v1/keys", key: str = "a") -> httpx.Response:
-        """Send a request; without another method, one that creates an administrator's key."""
-
-        async def one() -> httpx.Response:
-            headers = {"Authorization": f"Bearer {self._key}", **named(key)}
-            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
-                return await client.request(method, path, json={"role": "admin"} if method == "POST" else None)
-
-        return asyncio.run(one())
-
-    def made(self) -> int:
-        """How many keys there are besides its own."""
-        return len(self.send("GET").json()["items"]) - 1
+def made(caller: Caller) -> int:
+    """How many keys there are besides the caller's."""
+    return len(caller.send("GET", "/api/v1/keys").json()["items"]) - 1
 
 
 def test_an_error_after_the_commit_does_not_give_the_key_back(context: ControlContext) -> None:
     """The repetition is told so and creates no second key; an error before the commit gives the key back."""
-    caller = _Caller(context)
+    caller = Caller(context)
     busy = Unavailable("busy", code="database-busy")
     with patch.object(SnapshotPublisher, "refresh", side_effect=busy):
-        assert caller.send().status_code == 503
-    again = caller.send()
+        assert caller.send(*CREATE, named("a")).status_code == 503
+    again = caller.send(*CREATE, named("a"))
     assert (again.status_code, again.json()["code"]) == (409, "idempotency-key-spent")
-    assert caller.made() == 1
+    assert made(caller) == 1
     with patch.object(ControlContext, "audit", side_effect=busy):
-        assert caller.send(key="b").status_code == 503
-    assert caller.send(key="b").status_code == 201
-    assert caller.made() == 2
+        assert caller.send(*CREATE, named("b")).status_code == 503
+    assert caller.send(*CREATE, named("b")).status_code == 201
+    assert made(caller) == 2
 
 
 def test_a_reply_that_cannot_be_kept_is_still_sent(context: ControlContext) -> None:
     """A secret would be lost; the repetition creates nothing, also after the time of a stuck key. So it is with a refusal."""
-    caller = _Caller(context)
+    caller = Caller(context)
     with patch.object(idempotency, "keep", side_effect=Unavailable("busy", code="database-busy")):
-        assert caller.send().json()["key"]
+        assert caller.send(*CREATE, named("a")).json()["key"]
     later = context.clock.now_us() + idempotency.STUCK_US + 10**6
     with patch.object(type(context.clock), "now_us", return_value=later):
-        assert caller.send().json()["code"] == "idempotency-key-spent"
-    assert caller.made() == 1
+        assert caller.send(*CREATE, named("a")).json()["code"] == "idempotency-key-spent"
+    assert made(caller) == 1
     with patch.object(idempotency, "give_back", side_effect=Unavailable("busy", code="database-busy")):
-        assert caller.send(path="/api/v1/endpoints/line:rollback").json()["code"] == "unknown-endpoint"
+        assert caller.send("POST", "/api/v1/endpoints/line:rollback", None, named("a")).json()["code"] == "unknown-endpoint"

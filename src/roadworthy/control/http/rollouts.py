@@ -34,8 +34,9 @@ def routes(context: ControlContext) -> Routes:
         return rollouts.history(context, name, last, before)
 
     @found.add(api.LIST_OPEN)
-    def in_progress(cursor: str = "") -> Page[api.Rollout]:
-        """Running and waiting rollouts of all endpoints; `next` is the cursor of the next page."""
+    def in_progress(cursor: str | None = None) -> Page[api.Rollout]:
+        """Running and waiting rollouts of all endpoints: all of them, or pages of 100 from an empty `cursor` on; `next` is then
+        the cursor of the next page."""
         return rollouts.in_progress(context, cursor)
 
     @found.add(api.GET)

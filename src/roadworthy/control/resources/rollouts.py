@@ -315,15 +315,15 @@ def history(context: ControlContext, name: str | None, last: int, before: str | 
     if not 1 <= last <= MOST_SHOWN:
         raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
-        found = rollouts.list_last(connection, name, last, before)
-        if name is not None and not found:
+        found = rollouts.list_last(connection, name, last + 1, before)
+        if name is not None and not found and not rollouts.list_last(connection, name, 1, None):
             endpoints.get(connection, name)
-        items = [api.Rollout(**members(connection, rollout)) for rollout in found]
-    return Page(items=items, next=items[-1].id if len(items) == last else None)
+        items = [api.Rollout(**members(connection, rollout)) for rollout in found[:last]]
+    return Page(items=items, next=items[-1].id if len(found) > last else None)
 
 
-def in_progress(context: ControlContext, cursor: str) -> Page[api.Rollout]:
-    """A page of running and waiting rollouts, sorted by endpoint."""
+def in_progress(context: ControlContext, cursor: str | None) -> Page[api.Rollout]:
+    """A page of running and waiting rollouts, sorted by endpoint. Without a cursor all of them: earlier clients read one page."""
     with context.database.begin() as connection:
         found = rollouts.list_open(connection)
         return page_of(

@@ -227,9 +227,9 @@ def audit_trail(context: ControlContext, last: int, before: str | None, subject:
     if not 1 <= last <= MOST_SHOWN:
         raise InvalidRequest(f"last must be 1 to {MOST_SHOWN}, got {last}", code="invalid-last")
     with context.database.begin() as connection:
-        entries = list_last(connection, last, before, subject)
-    items = [api.AuditEntry(at=iso(entry.pop("at_us")), **entry) for entry in entries]
-    return Page(items=items, next=items[-1].id if len(items) == last else None)
+        found = list_last(connection, last + 1, before, subject)
+    items = [api.AuditEntry(at=iso(entry.pop("at_us")), **entry) for entry in found[:last]]
+    return Page(items=items, next=items[-1].id if len(found) > last else None)
 
 
 def events_after(context: ControlContext, after: int, last: int) -> api.Events:
