@@ -69,10 +69,11 @@ def test_a_long_record_file_is_taken_however_its_gateway_is_named(gateway: Any) 
 
 
 def test_shipped_records_can_be_asked_for(admin: httpx.Client, gateway: Any) -> None:
-    """The newest of several files, newest last; by id; with binary bodies as notes."""
+    """The newest of several files, newest last; by id; with notes of binary bodies, and of text that no reply can hold."""
     for start in (1, 4):
         records = [record(n) for n in range(start, start + 3)]
         if start == 4:
+            records[0] = record(4, status=400, inputs=b'{"a":"\\ud800"}', outputs=b'{"a":"\xed\xa0\x80"}')
             records[2] = record(6, json_bytes=2, inputs=b"{}\0\0\0", output_json_bytes=-1, outputs=b"oops")
         name = f"line-{start}.parquet"
         put = gateway.client.put(f"/internal/v1/records/gw-1/{name}", content=parquet(records))
@@ -87,6 +88,8 @@ def test_shipped_records_can_be_asked_for(admin: httpx.Client, gateway: Any) -> 
     assert reply["items"][0]["latency_ms"] == 1.5
     assert reply["items"][3]["inputs"] == {"json": {}, "binary_bytes": 3}
     assert reply["items"][3]["outputs"] == {"unreadable_bytes": 4}
+    assert reply["items"][1]["inputs"] == {"unreadable_bytes": 14}
+    assert reply["items"][1]["outputs"] == {"unreadable_bytes": 11}
     one = admin.get("/api/v1/endpoints/line/predictions", params={"id": f"{2:032x}:0"}).json()
     assert [item["request_id"] for item in one["items"]] == ["req-2"]
 

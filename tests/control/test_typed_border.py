@@ -9,10 +9,14 @@ from typing import Any, get_origin
 
 import pytest
 
+from roadworthy.contract.api.endpoints import Deployment
 from roadworthy.contract.api.operation import FEEDBACK, GATEWAY, MANAGE, OPEN, READ, RELEASE, Operation, Page, Resource
+from roadworthy.contract.api.rollouts import NewRollout
 from roadworthy.control.http.app import build_routes
 from roadworthy.control.http.auth_middleware import PROBES
+from roadworthy.control.http.routing import read_body
 from roadworthy.control.wiring import build_context
+from roadworthy.foundation.errors import InvalidInput
 from tests.defaults import control_document
 
 UNTYPED = re.compile(r"(dict|Mapping)\[str, Any\]|: Any\b|-> Any\b")
@@ -77,6 +81,25 @@ def test_every_operation_declares_its_permission(built: tuple[dict[str, Any], li
         elif each.permission in (RELEASE, MANAGE, FEEDBACK):
             assert each.method != "GET", each.name
             assert (each.permission == MANAGE) == bool(re.search(r"/(keys|webhooks)\b", each.path)), each.name
+
+
+@pytest.mark.parametrize("kind", [Deployment, NewRollout])
+def test_bodies_that_the_first_releases_took_are_taken(kind: type[Any]) -> None:
+    """They read whole numbers and switches from other JSON values too, as scripts in shell and YAML send them."""
+    for sent, number in (('"1"', 1), ("1.0", 1), ("1e3", 1_000), ("true", 1), ('"2.0"', 2), ("null", None)):
+        assert read_body(kind, f'{{"version":"a:1","if_generation":{sent}}}'.encode()).if_generation == number
+    for sent, on in (('"true"', True), ('"No"', False), ("1", True), ("0.0", False)):
+        assert read_body(kind, f'{{"version":"a:1","supersede":{sent}}}'.encode()).supersede is on
+    for member in ('"if_generation":"x"', '"if_generation":1.5', '"if_generation":-1', '"supersede":2', '"supersede":"x"'):
+        with pytest.raises(InvalidInput):
+            read_body(kind, f'{{"version":"a:1",{member}}}'.encode())
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Deployment, "policy"), (NewRollout, "plan")])
+def test_text_that_no_reply_can_hold_is_refused(kind: type[Any], name: str) -> None:
+    """As a fault of the request; it was an internal error."""
+    with pytest.raises(InvalidInput, match="surrogate"):
+        read_body(kind, f'{{"version":"a:1","{name}":{{"fallback":[{{"value":"\\ud800"}}]}}}}'.encode())
 
 
 def test_lists_are_pages(built: tuple[dict[str, Any], list[Operation[Any]]]) -> None:

@@ -251,6 +251,7 @@ def _body(data: bytes | None, json_bytes: int) -> Any:
     head = data if json_bytes < 0 else data[:json_bytes]
     try:
         value = json.loads(head)
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half of a surrogate pair, which no reply can hold
     except (ValueError, RecursionError):
         return {"unreadable_bytes": len(data)}
     return value if json_bytes < 0 else {"json": value, "binary_bytes": len(data) - json_bytes}

@@ -9,6 +9,9 @@ from roadworthy.contract.api.operation import (
     RELEASE,
     Count,
     Document,
+    GivenCount,
+    GivenDocument,
+    GivenSwitch,
     Name,
     Operation,
     Page,
@@ -30,9 +33,9 @@ class Deployment(RequestBody, frozen=True, kw_only=True):
     """
 
     version: Reference
-    policy: Document | None = None
-    if_generation: Count | None = None
-    supersede: bool = False
+    policy: GivenDocument | None = None
+    if_generation: GivenCount | None = None
+    supersede: GivenSwitch = False
 
 
 class PendingChange(Resource, frozen=True, kw_only=True):

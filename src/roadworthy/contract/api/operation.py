@@ -5,6 +5,7 @@ The control plane's routes, the API's description and the client's calls all com
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from roadworthy.contract.evidence import MOST
-from roadworthy.foundation.documents import Bounds
+from roadworthy.foundation.documents import Bounds, Given
 
 NAME = "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 REFERENCE = f"{NAME[:-1]}:[1-9][0-9]{{0,8}}$"
@@ -31,6 +32,39 @@ Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 Count = Annotated[int, Bounds(0, MOST), msgspec.Meta(ge=0, le=MOST)]
 Document = dict[str, Any]
 """A document with a validator of its own: a signature, a policy or a plan."""
+
+_WHOLE = re.compile(r"\s*(-?[0-9]{1,20})(\.0*)?\s*", re.ASCII)
+_SWITCHES = {
+    **dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True),
+    **dict.fromkeys(("0", "off", "f", "false", "n", "no"), False),
+}
+
+
+def _whole(value: Any) -> Any:
+    """A whole number that came as text, as 3.0 or as true: the first releases took these, and scripts send them."""
+    if isinstance(value, str) and (found := _WHOLE.fullmatch(value)):
+        return int(found[1])
+    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
+
+
+def _switch(value: Any) -> Any:
+    """True or false that came as text or as a number, as above."""
+    if isinstance(value, str):
+        return _SWITCHES.get(value.lower(), value)
+    return bool(value) if isinstance(value, (int, float)) and value in (0, 1) else value
+
+
+def _check_text(document: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half of a surrogate pair, which no text can have") from error
+    return document
+
+
+GivenCount = Annotated[Count, Given(_whole)]
+GivenSwitch = Annotated[bool, Given(_switch)]
+GivenDocument = Annotated[Document, _check_text]
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -11,6 +11,9 @@ from roadworthy.contract.api.operation import (
     RELEASE,
     Count,
     Document,
+    GivenCount,
+    GivenDocument,
+    GivenSwitch,
     Name,
     Operation,
     Page,
@@ -36,10 +39,10 @@ class NewRollout(RequestBody, frozen=True, kw_only=True):
     """
 
     version: Reference
-    plan: Document = msgspec.field(default_factory=lambda: {"strategy": "canary"})
+    plan: GivenDocument = msgspec.field(default_factory=lambda: {"strategy": "canary"})
     accept_signature_change: str | None = None
-    supersede: bool = False
-    if_generation: Count | None = None
+    supersede: GivenSwitch = False
+    if_generation: GivenCount | None = None
 
 
 class StepEvidence(Resource, frozen=True, kw_only=True):
