@@ -17,6 +17,7 @@ from roadworthy.foundation import errors
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.sockets import listen
 from roadworthy.version import __version__
+from tests.machine import COMMAND
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -145,9 +146,11 @@ def test_a_new_form_is_no_old_one(run: Run) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(run: Run, run_installed: Run, shell: str) -> None:
-    """The shell gets a completion script, and its request is answered with our verbs."""
-    assert "ROADWORTHY_COMPLETE" in run("--show-completion", shell).stdout
+def test_completion(environment: dict[str, str], run_installed: Run, shell: str) -> None:
+    """The shell that runs the command gets a completion script, and its request is answered with our verbs."""
+    command = [shell, "-c", f"{COMMAND} --show-completion; exit $?"]  # its name is what the command finds above itself
+    told = subprocess.run(command, executable="/bin/bash", env=environment, capture_output=True, text=True, check=True)
+    assert {"bash": "complete -o", "zsh": "compdef", "fish": "complete --command"}[shell] in told.stdout
     answer = run_installed(_ROADWORTHY_COMPLETE="complete_bash", COMP_WORDS="roadworthy dep", COMP_CWORD="1")
     assert answer.stdout.split() == ["deploy"]
 

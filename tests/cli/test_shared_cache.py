@@ -7,11 +7,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from roadworthy.cli import plans
 from roadworthy.cli.commands.endpoints import _sharing
 from roadworthy.cli.plans import GatewayPlan, gateway_children
+from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.errors import SettingsError
 from roadworthy.settings import load_settings
 from roadworthy.supervisor.plan import ChildPlan
@@ -67,5 +69,6 @@ def test_config_show_tells_only_that_it_is_set(run: Any) -> None:
 )
 def test_status_tells_on_how_many_workers_it_answers(said: list[str | None], told: str | None) -> None:
     """And nothing without a configured cache, or for a worker of a release without the shared cache."""
-    assert _sharing([{"shared_cache": state} for state in said]) == told
-    assert _sharing([{}]) is None
+    report = WorkerReport(slot=0, pid=1, boot="b", epoch=None, revision=0, offered=0)
+    assert _sharing([msgspec.structs.replace(report, shared_cache=state) for state in said]) == told
+    assert _sharing([report]) is None
