@@ -6,9 +6,11 @@ from typing import Annotated
 
 import msgspec
 
-from roadworthy.contract.api.operation import MANAGE, READ, Name, Operation, Page, RequestBody, Resource, Time
+from roadworthy.contract.api.operation import MANAGE, NAME, READ, Name, Operation, Page, RequestBody, Resource, Time
 
 ROLES = ("admin", "predictor", "gateway")
+KeyName = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^(?!key-){NAME[1:]}"})]
+"""A name that no id of a key has: these begin with key-."""
 Role = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ROLES)})]
 
 
@@ -23,7 +25,7 @@ class NewKey(RequestBody, frozen=True, kw_only=True):
 
     role: Role
     endpoints: tuple[Name, ...] | None = None
-    name: Name | None = None
+    name: KeyName | None = None
 
 
 class ApiKey(Resource, frozen=True, kw_only=True):
