@@ -267,5 +267,6 @@ kept_replies = Table(
     Column("status", Integer),
     Column("reply", Text),
 )
-"""Replies to requests with an idempotency key. `id` is the begin of a hash of the caller and the end of one of caller, operation and
-key; `request` is one of what was asked. `status` is null until the request has had its effect, and 0 until its reply is kept."""
+"""Replies to requests with an idempotency key. `id` is the start of a hash of the caller, then the rest of a hash of caller,
+operation and key; `request` is one of what was asked. `status` is null until the request has had its effect, and 0 until its
+reply is kept."""

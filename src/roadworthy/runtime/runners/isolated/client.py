@@ -185,11 +185,15 @@ class ProcessBatcher:
 
     def learn(self, outcomes: frames.Outcomes, rows: int, requests: int, seconds: float) -> None:
         """Learn from an answer: how long the run took in the runner, and how many seconds `rows` rows of it took as seen from
-        here, with the rows of other workers, the way there and back, and the wait for a processor."""
+        here, with the rows of other workers, the way there and back, and the wait for a processor.
+
+        First parts teach the queue nothing: many streams wait for theirs at the same time, and hold their places after it."""
         if outcomes.rows:
-            self._queue.sizer.ran(outcomes.rows, outcomes.seconds)
             self.times.ran(outcomes.seconds, requests)
-        self._queue.moved(rows, seconds)
+        if not self._in_parts:
+            if outcomes.rows:
+                self._queue.sizer.ran(outcomes.rows, outcomes.seconds)
+            self._queue.moved(rows, seconds)
 
     def greeted(self, greeting: frames.Greeting) -> None:
         """Take the greeting of a runner."""
