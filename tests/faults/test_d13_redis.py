@@ -94,7 +94,8 @@ def test_d13_it_starts_without_redis_and_finds_it_later(start: Any, start_redis:
     assert asked(worker, *range(50)) == [MISS] * 50
     assert counted(worker, CACHE) == {"miss": 50}
     eventually(lambda: counted(worker, SHARED_CACHE).get("lost", 0) >= 2, "it tries again")
-    assert counted(worker, SHARED_CACHE)["dropped"] == 50
+    # An answer is kept after its caller has it.
+    eventually(lambda: counted(worker, SHARED_CACHE)["dropped"] == 50, "what could not be shared is counted")
     tells(worker, "shared-cache-lost")
     redis.start()
     connected(worker)
