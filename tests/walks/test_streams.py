@@ -62,7 +62,7 @@ def test_a_canary_whose_answers_break_off_goes_back(machine: Machine) -> None:
         begun = {ask("hello there ?").status_code for _ in range(10)}
         assert begun == {200}
         leave()
-        eventually(lambda: ask("hello there ?") and client.rollouts.get("words")["outcome"] == "rolled-back", "it goes back")
+        eventually(lambda: ask("hello there ?") and client.rollouts.get("words").outcome == "rolled-back", "it goes back")
         ended = client.rollouts.get("words")
-        assert ended["code"] == "worse", ended
+        assert ended.code == "worse", ended
     assert "event: error" not in ask("hello there ?").text
