@@ -95,7 +95,7 @@ def test_the_fast_reader_reads_the_same(form: bytes) -> None:
                 except InvalidRequest as error:
                     found.append(error.code)
             assert found[0] == found[1], body
-    assert protocol._fast.read(protocol._as_instances(form % json.dumps(PAIRS).encode())) is not None
+    assert protocol._read_fast(form % json.dumps(PAIRS).encode()) is not None
 
 
 def test_tables_are_made_with_the_first_request() -> None:

@@ -7,25 +7,22 @@ codecs of `:predict`. MLflow's client writes a missing value of a DataFrame as N
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
-from roadworthy.codecs.answers import Accepting, Answers
-from roadworthy.codecs.codec import BoundProtocol, Decoded, Headers, is_json, too_many_rows, write_spec
+from roadworthy.codecs.codec import BoundProtocol, Headers, is_json, too_many_rows, write_spec
 from roadworthy.codecs.discovery import codecs
 from roadworthy.codecs.formats import Formats, answers, described_bodies
+from roadworthy.codecs.json_bodies import JsonBodies
 from roadworthy.codecs.openapi import ROWS, Described, Fragment, json_object, operation, with_example
 from roadworthy.codecs.protocol import GatewayState, Page
-from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
-from roadworthy.codecs.reading.typed_rows import TypedRows
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody
-from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.batch import Batch
 from roadworthy.schema.columns import Plans
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import decode_columns, decode_rows, no_rows
@@ -49,24 +46,19 @@ _LENGTHS = 8
 _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
-class MlflowJson(Accepting):
+class MlflowJson(JsonBodies):
     """MLflow's JSON bodies, bound to one endpoint. `on_loop`: bodies are read on the event loop."""
 
     name = "mlflow"
     takes_views = False
 
     def __init__(self, signature: Signature, policy: Policy, *, on_loop: bool = False) -> None:
-        super().__init__(Answers(signature.outputs))
-        self.layout = Layout(signature.inputs, policy.timestamps.integers)
-        self._max_rows = policy.max_rows
-        self._extra = policy.extra
-        self._on_loop = on_loop
-        self._bounds = Bounds(signature.inputs, policy, by_column=True)
+        super().__init__(signature, policy, on_loop=on_loop, by_column=True)
         self._plans = Plans(self.layout, policy.extra)
         self._times = {place: field.name for place, field in enumerate(signature.inputs) if _is_time(field)}
         self._names = [field.name for field in signature.inputs]
         self._most_names_bytes = _LENGTHS * len(msgspec.json.encode(self._names))
-        self._fast = TypedRows(self.layout, self._bounds, TYPED_BYTES if on_loop else sys.maxsize)
+        self._read_instances, self._read_fast = self._read_fast, self._read_listed
         self._read: dict[str, Callable[[Any], tuple[Batch, int]]] = {
             _SPLIT: self._read_split,
             _RECORDS: self._read_rows,
@@ -77,29 +69,9 @@ class MlflowJson(Accepting):
     def check_headers(self, headers: Headers) -> None:
         """Nothing: `Invocations.choose` has found that the content type is JSON."""
 
-    def decode(self, headers: Headers, body: bytes) -> Decoded:
-        """The rows.
-
-        Raises:
-            MalformedBody: the body is not JSON, or not of MLflow's form: "malformed-request".
-            InvalidRequest: "params-not-supported".
-            BodyTooLarge: it has more rows than the policy allows, or more values than its rows can have.
-            InvalidInput: the rows do not fit the signature.
-            NeedsReader: see `BoundProtocol`.
-        """
-        if self._on_loop and len(body) > FAST_BYTES:
-            raise NeedsReader
-        reply = self._answers.choose(headers) if b"accept" in headers else None
+    def _read_listed(self, body: bytes) -> Batch | None:
         listed = self._as_instances(body)
-        batch = None if listed is None else self._fast.read(listed)
-        if batch is None:
-            if self._on_loop and len(body) > EXACT_BYTES:
-                raise NeedsReader
-            batch, ignored = self._read_exactly(body)
-            return Decoded(batch, ignored=ignored, reply=reply)
-        if batch.rows > self._max_rows:
-            raise too_many_rows(self._max_rows)
-        return Decoded(batch, reply=reply)
+        return None if listed is None else self._read_instances(listed)
 
     def _as_instances(self, body: bytes) -> bytes | None:
         """The body as one of `:predict`, for the fast reader of that; None unless it clearly has the rows in field order."""

@@ -6,25 +6,21 @@ The fast reader handles most bodies; a body that it is not sure of is read exact
 
 from __future__ import annotations
 
-import sys
-
-from roadworthy.codecs.answers import Accepting, Answers
 from roadworthy.codecs.codec import Decoded, Headers, is_json, too_many_rows
+from roadworthy.codecs.json_bodies import JsonBodies
 from roadworthy.codecs.openapi import ROWS, Described, Fragment, json_object, with_example
-from roadworthy.codecs.reading.bounds import EXACT_BYTES, FAST_BYTES, TYPED_BYTES, Bounds, NeedsReader
 from roadworthy.codecs.reading.strict_json import read_document
-from roadworthy.codecs.reading.typed_rows import TypedRows
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidRequest, MalformedBody, UnsupportedMediaType
 from roadworthy.runtime.pending import Answer
-from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.batch import Batch
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Signature
 
 _SHAPE_HINT = 'send {"instances": [row, …]}; a row is a list in field order or an object by field name'
 
 
-class PredictJson(Accepting):
+class PredictJson(JsonBodies):
     """The protocol bound to one endpoint. `on_loop`: whether it runs on the event loop, which long reading would hold."""
 
     name = "json"
@@ -32,15 +28,6 @@ class PredictJson(Accepting):
     form = None
     media_types = (b"application/json",)
     takes_views = False
-
-    def __init__(self, signature: Signature, policy: Policy, answers: Answers | None = None, *, on_loop: bool = False) -> None:
-        self.layout = layout = Layout(signature.inputs, policy.timestamps.integers)
-        super().__init__(answers or Answers(signature.outputs))
-        self._max_rows = policy.max_rows
-        self._extra = policy.extra
-        self._on_loop = on_loop
-        self._bounds = Bounds(signature.inputs, policy)
-        self._fast = TypedRows(layout, self._bounds, TYPED_BYTES if on_loop else sys.maxsize)
 
     @staticmethod
     def openapi(about: Described) -> Fragment:
@@ -61,29 +48,7 @@ class PredictJson(Accepting):
                 hint="send the header Content-Type: application/json",
             )
 
-    def decode(self, headers: Headers, body: bytes) -> Decoded:
-        """The rows of `instances`.
-
-        Raises:
-            MalformedBody: the body is not JSON, or not an object with a list of instances.
-            BodyTooLarge: it has more rows than the policy allows, or more values than its rows can have.
-            InvalidInput: the rows do not fit the signature.
-            NeedsReader: see `BoundProtocol`.
-        """
-        if self._on_loop and len(body) > FAST_BYTES:
-            raise NeedsReader
-        reply = self._answers.choose(headers) if b"accept" in headers else None
-        batch = self._fast.read(body)
-        if batch is None:
-            if self._on_loop and len(body) > EXACT_BYTES:
-                raise NeedsReader
-            batch, ignored = self._decode_exactly(body)
-            return Decoded(batch, ignored=ignored, reply=reply)
-        if batch.rows > self._max_rows:
-            raise too_many_rows(self._max_rows)
-        return Decoded(batch, reply=reply)
-
-    def _decode_exactly(self, body: bytes) -> tuple[Batch, int]:
+    def _read_exactly(self, body: bytes) -> tuple[Batch, int]:
         self._bounds.check_json(body)
         document, not_finite = read_document(body)
         if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
