@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +40,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
     return clock
 
 
-def test_d4_a_child_has_its_whole_grace(clock: HandClock) -> None:
-    """Not killed a moment before the grace is over, killed after it."""
+def test_d4_a_child_has_its_whole_grace(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not killed a moment before the grace is over, killed after it, which is said once."""
+    log = io.StringIO()
+    monkeypatch.setattr("roadworthy.supervisor.process_group._log", log)
     with running_child(ChildPlan("deaf", FOREVER, {}, grace_s=30.0)) as (group, child, _):
         process = child.process
         assert process is not None
@@ -50,7 +53,9 @@ def test_d4_a_child_has_its_whole_grace(clock: HandClock) -> None:
         assert not group.forced
         clock.step(0.2)
         group.kill_overdue()
+        group.kill_overdue()
         assert group.forced
+        assert log.getvalue().count("did not stop in time") == 1
         process.wait(DEADLINE_S)
 
 

@@ -218,12 +218,13 @@ class ProcessGroup:
             kill_group(child.process)
 
     def kill_overdue(self) -> None:
-        """Kill the children whose grace is over."""
+        """Kill the children whose grace is over; say so once of each, however long its exit takes."""
         for child in self.members:
             if child.process is not None and child.stop_by is not None and time.monotonic() > child.stop_by:
-                say(f"{child.plan.name} did not stop in time; killed")
+                if child.killed is None:
+                    say(f"{child.plan.name} did not stop in time; killed")
                 self.forced = True
-                kill_group(child.process)
+                self.kill(child, "it did not stop in time")
 
     def kill_all(self) -> None:
         """Kill all remaining children, and read what they have printed."""
