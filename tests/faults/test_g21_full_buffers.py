@@ -58,8 +58,12 @@ def test_g21_an_agent_stands_still_until_the_workers_buffer_is_full(
         ask(20)
         eventually(lambda: recorded() == asked - lost, "all later ones arrive")
         assert agent.metrics()["roadworthy_records_lost_total"] == lost
-        over = eventually(lambda: [line for line in log() if line["event"] == "records-kept-again"], "the log tells the end")
-        assert [line["dropped"] for line in over] == [lost]
+
+        def told() -> int:
+            """Over all ends: a slow agent lets the buffer become full again before it has caught up."""
+            return sum(line["dropped"] for line in log() if line["event"] == "records-kept-again")
+
+        eventually(lambda: told() == lost, "the log tells the end")
     finally:
         agent.stop()
 
