@@ -15,18 +15,23 @@ PYTEST_ARGS ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
 # The others compute; each worker more than cores would only collect all tests once more.
 FAST_ARGS ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest --durations=20
+# The Python package pgserver brings PostgreSQL, but not for newer Pythons.
+POSTGRESQL = $(shell $(or $(PYTHON),python3) -c 'import sys; sys.version_info < (3, 13) or print("postgresql")')
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 LOCK_ARGS ?=
 REDTEAM_ARGS ?=
 
-.PHONY: help env format lint types style check fast unit test coverage docs lock release tools demo bench redteam soak clean distclean FORCE
+.PHONY: help env compiled format lint types style check fast unit test coverage docs lock release tools demo bench redteam soak clean distclean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 env: ## make .venv with everything that development needs
 	@scripts/environment.sh $(VENV) "$(or $(PYTHON),python3)" dev
+
+compiled: env # once for each environment: the workers of pytest would each compile all that tests import, at the same time
+	@test -e $(VENV)/.compiled || ! $(BIN)/python -m pytest --collect-only -qq -p no:xdist >/dev/null || touch $(VENV)/.compiled
 
 format: env ## format the code
 	$(BIN)/ruff format .
@@ -43,13 +48,14 @@ types: env ## mypy, strict
 check: env ## in three minutes: style, walls, types, and beside them the quick tests
 	@$(MAKE) --jobs=2 fast style
 
-fast: env ## the quick tests (tests/tiers.py knows which those are)
+fast: compiled ## the quick tests (tests/tiers.py knows which those are)
 	$(PYTEST) $(FAST_ARGS) -m "not processes and not long"
 
-unit: env ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
+unit: compiled ## all tests; PYTEST_ARGS="tests/schema -k …" chooses
 	$(PYTEST) $(PYTEST_ARGS)
 
-test: env tools ## everything that must pass, in a quarter of an hour: all tests, and beside them style, walls, types
+test: ## everything that must pass, in a quarter of an hour: all tests, and beside them style, walls, types
+	@$(MAKE) --jobs=2 env tools
 	@$(MAKE) --jobs=2 unit style
 
 style: lint types ## style, walls, types
@@ -67,10 +73,7 @@ release: env ## build and check the archives in dist/, and write the release not
 	$(BIN)/python scripts/release.py
 
 tools: # the servers that tests need; without PostgreSQL its tests fail, without the others theirs are skipped
-	@scripts/postgresql_server.sh $(VENV) || test -z "$${CI:-}"
-	@scripts/load_tools.sh || test -z "$${CI:-}"
-	@scripts/redis_server.sh || test -z "$${CI:-}"
-	@scripts/nginx_server.sh || test -z "$${CI:-}"
+	@scripts/tools.sh load redis nginx $(POSTGRESQL) || test -z "$${CI:-}"
 
 demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the server at the end
 	$(BIN)/python demo/run.py $(DEMO_ARGS)
@@ -78,7 +81,7 @@ demo: env ## the whole journey on real flights; DEMO_ARGS=--exit stops the serve
 bench: bench-road bench-gateway ## the benchmarks of one machine's speed
 
 bench-%: env FORCE ## one benchmark: bench-gateway, -before, -chaos, -exact, -hostile, -neighbours, -overload, -peers, -road, -rollout, -switches
-	@scripts/load_tools.sh
+	@scripts/tools.sh load
 	$(BIN)/python -m bench.$* $(BENCH_ARGS)
 
 redteam: env ## attacks on a running installation, as a table; REDTEAM_ARGS="--only A1,B3" chooses, --stops 50 stops more often

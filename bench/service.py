@@ -31,8 +31,8 @@ ROLES = {
     "roadworthy.control": "control",
 }
 """The roles of our processes, by the module that they run."""
-# Loading the machine's certificates at each look at a probe would be most of the load.
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""`verify` of clients for http:// addresses. Loading the machine's certificates takes longer than most requests."""
 
 
 @dataclass
@@ -212,7 +212,7 @@ def wait_for_answer(url: str, timeout_s: float) -> None:
 
     def answers() -> bool:
         with suppress(httpx.HTTPError):
-            return httpx.get(url, timeout=TIMEOUT_S, verify=_NO_TLS).status_code == 200
+            return httpx.get(url, timeout=TIMEOUT_S, verify=NO_TLS).status_code == 200
         return False
 
     wait_until(answers, f"an answer at {url}", timeout_s)

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
 import roadworthy as rw
-from flights import RARE_FLIGHTS, WORDS, flights, train, train_carelessly
+from flights import RARE, WORDS, flights, train, train_carelessly
 from rollouts import go_back_by_itself, go_forward_by_evidence
 from shell import PLACE, ROOT, context, roadworthy, say, show
 from traffic import TOLERANCE, Endpoint, Traffic, largest_difference, records
@@ -66,7 +66,7 @@ def pack_carelessly(data: Data, asked: pd.DataFrame) -> tuple[rw.Package, np.nda
     """
     model, rows, late = train_carelessly(*data.of(1, 6), trees=50)
     left, of = rows["dest"].nunique(), data.rows["dest"].nunique()
-    say(f"  its author dropped destinations with fewer than {RARE_FLIGHTS:,} flights as noise, and kept the encoder's default:")
+    say(f"  its author dropped destinations with less than {RARE:.1%} of the flights as noise, and kept the encoder's default:")
     say(f"  {left} of {of} destinations are left, and the model raises an error for any other")
     answers = np.full(len(asked), np.nan)
     known = np.all([asked[word].isin(rows[word].unique()) for word in WORDS], axis=0)
@@ -177,10 +177,10 @@ def refuse(endpoint: Endpoint, data: Data) -> None:
     say(f"  without a key: {reply.status_code} {reply.json()['error']}")
 
 
-def journey(ports: list[int] | None) -> str:
-    """All steps; returns the address to open."""
+def journey(ports: list[int] | None, every: int) -> str:
+    """All steps, with one flight in `every`; returns the address to open."""
     say("\n1. Real flights of 2013, two versions of a model")
-    data = Data(*flights())
+    data = Data(*flights(every))
     first, first_model = pack(data, last_month=4, trees=60)
     second, second_model = pack(data, last_month=6, trees=90)
     asked = data.later(ASKED)
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--exit", action="store_true", help="stop the server at the end")
     parser.add_argument("--folder", type=Path, default=PLACE.folder, help="where it works; home/ and dist/ in it are made anew")
     parser.add_argument("--ports", type=int, nargs=3, metavar=("GATEWAY", "CONTROL", "METRICS"), help="the ports to listen on")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use one flight in N, for a quick run")
     arguments = parser.parse_args()
     begun = time.monotonic()
     PLACE.folder = arguments.folder.resolve()
@@ -240,7 +241,7 @@ def main() -> None:
         shutil.rmtree(PLACE.folder / name, ignore_errors=True)
     (PLACE.folder / "dist").mkdir(parents=True)
     try:
-        address = journey(arguments.ports)
+        address = journey(arguments.ports, arguments.every)
     except BaseException:
         roadworthy("stop", check=False)
         raise

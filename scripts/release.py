@@ -46,7 +46,7 @@ def build(out: Path) -> tuple[Path, Path]:
     out.mkdir(parents=True, exist_ok=True)
     for old in [*out.glob("roadworthy-*.tar.gz"), *out.glob("roadworthy-*.whl")]:
         old.unlink()
-    run(sys.executable, "-m", "build", "--outdir", str(out), str(ROOT))
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT))
     (source,), (wheel,) = out.glob("roadworthy-*.tar.gz"), out.glob("roadworthy-*.whl")
     return source, wheel
 
@@ -73,9 +73,13 @@ def check_installed(wheel: Path, version: str) -> None:
         ReleaseError: it says that it is another version.
     """
     with tempfile.TemporaryDirectory(prefix="roadworthy-release-") as scratch:
-        venv.create(Path(scratch, "venv"), with_pip=True)
+        venv.create(Path(scratch, "venv"))
         binaries = Path(scratch, "venv", "bin")
-        run(str(binaries / "python"), "-m", "pip", "install", "--quiet", "--no-compile", str(wheel), cwd=scratch)
+        python = str(binaries / "python")
+        try:  # as scripts/environment.sh does: uv is cheap, pip knows all mirrors
+            run(sys.executable, "-m", "uv", "pip", "install", "--python", python, str(wheel), cwd=scratch)
+        except ReleaseError:
+            run(sys.executable, "-m", "pip", "--python", python, "install", "--no-compile", str(wheel), cwd=scratch)
         said = run(str(binaries / "python"), "-c", CHECK, cwd=scratch)
         shown = run(str(binaries / "roadworthy"), "--version", cwd=scratch)
     if said.strip() != version or version not in shown:

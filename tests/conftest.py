@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -33,6 +34,7 @@ from roadworthy.foundation.sockets import listen
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.defaults import default_settings
+from tests.machine import WarmCommands
 from tests.records import unpack
 from tests.waiting import DEADLINE_S, NO_TLS, eventually
 from tests.warm import WarmProcess, nursery
@@ -50,6 +52,16 @@ PLANTED_WORKER = Path(__file__).parent / "gateway" / "planted_worker.py"
 # The duration of an example means nothing on a busy machine.
 settings.register_profile("roadworthy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("roadworthy")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests without collecting garbage: nearly all that is made here stays, and each look at it takes longer."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def digest_of(number: int) -> str:
@@ -188,29 +200,42 @@ StartWorker = Callable[..., RunningWorker]
 
 
 def _starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
-    running: list[RunningWorker] = []
+    running: list[tuple[RunningWorker, str]] = []  # with the test that started it, "" for one that a fixture started
 
     def start(plan: Plan, **options: Any) -> RunningWorker:
         folder = options.pop("folder", None) or tmp_path_factory.mktemp("gateway")
         snapshot = options.pop("snapshot", plan.snapshot())
-        running.append(RunningWorker(folder, plan, snapshot, options))
-        return running[-1]
+        test, _, phase = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")
+        for left in [each for each in running if each[1] not in ("", test)]:
+            running.remove(left)
+            left[0].stop()
+        running.append((RunningWorker(folder, plan, snapshot, options), test if phase == "(call)" else ""))
+        return running[-1][0]
 
     yield start
-    for worker in running:
+    for worker, _ in running:
         worker.stop()
 
 
 @pytest.fixture(scope="module")
 def start_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
-    """Starts worker processes from a plan: `start_worker(plan, snapshot=…, folder=…, **start document)`."""
+    """Starts worker processes from a plan: `start_worker(plan, snapshot=…, folder=…, **start document)`. One that a test itself
+    started, and no fixture, ends when a later test starts another."""
     yield from _starter(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def lasting_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
-    """As `start_worker`, for processes that many files of tests share."""
+    """As `start_worker`, for fixtures whose processes many files of tests share."""
     yield from _starter(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def warm_services() -> Iterator[None]:
+    """Lets the installations of `bench.service` start warm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.service.subprocess", WarmCommands())
+        yield
 
 
 @pytest.fixture(scope="session")

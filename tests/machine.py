@@ -24,10 +24,12 @@ WARM_UP = Path(__file__).with_name("warm_up.py")
 FREE_PORTS = ("--port", "0", "--control-port", "0", "--metrics-port", "0", "--workers", "1")
 
 
-def run_command(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def run_command(
+    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     """Run `roadworthy ARGUMENTS …` to its end, with its modules already imported, which would take longest. With `up -d`, that
-    holds for the processes that it leaves running, too."""
-    return nursery(*MODULES).run([WARM_UP, *arguments], cwd=cwd, env=env, timeout=4 * DEADLINE_S)
+    holds for the processes that it leaves running, too. `python`: the interpreter of its environment."""
+    return nursery(*MODULES, python=python).run([WARM_UP, *arguments], cwd=cwd, env=env, timeout=4 * DEADLINE_S)
 
 
 def start_command(
@@ -46,6 +48,34 @@ def start_command(
         process.stdin.close()
     os.close(writer)
     return process, os.fdopen(reader)
+
+
+class WarmCommands:
+    """Python's module in the form that `bench.service` uses, whose commands run warm; those pinned to a core start as usual."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+    def Popen(  # noqa: N802  Python's name
+        self, command: Sequence[str], *, env: Mapping[str, str], stderr: IO[bytes], umask: int, **options: Any
+    ) -> WarmProcess | subprocess.Popen[bytes]:
+        """Start a command in the foreground."""
+        if command[0] != COMMAND:
+            return subprocess.Popen(command, env=env, stderr=stderr, umask=umask, **options)
+        to, own = stderr.fileno(), {} if umask == -1 else {UMASK: str(umask)}
+        process = nursery(*MODULES).start([WARM_UP, *command[1:]], stdout=to, stderr=to, env={**env, **own})
+        assert process.stdin is not None
+        process.stdin.close()
+        return process
+
+    def run(
+        self, command: Sequence[str], *, env: Mapping[str, str], umask: int, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        if command[0] != COMMAND:
+            return subprocess.run(command, env=env, umask=umask, check=False, **options)
+        own = {} if umask == -1 else {UMASK: str(umask)}
+        return run_command(command[1:], cwd=Path.cwd(), env={**env, **own})
 
 
 @dataclass

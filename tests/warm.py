@@ -67,6 +67,10 @@ class WarmProcess:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, number)
 
+    def terminate(self) -> None:
+        """kill -15."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """kill -9."""
         self.send_signal(signal.SIGKILL)
@@ -75,10 +79,10 @@ class WarmProcess:
 class Nursery:
     """The test's end of the interpreter. Close it last: the processes it started are its children."""
 
-    def __init__(self, *modules: str, isolated: bool = False) -> None:
-        """`isolated`: starts it, and so its processes, with `-I`."""
+    def __init__(self, *modules: str, flags: Sequence[str] = (), python: str = sys.executable) -> None:
+        """`flags`: Python's, with which it starts, and so its processes. `python`: the interpreter of their environment."""
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, *(["-I"] if isolated else []), __file__, str(other.fileno()), *modules]
+        command = [python, *flags, __file__, str(other.fileno()), *modules]
         self._process = subprocess.Popen(
             command, pass_fds=[other.fileno()], env={**os.environ, **ONE_THREAD, **NO_THREAD_OF_ARROW}
         )
@@ -139,9 +143,9 @@ class Nursery:
 
 
 @cache
-def nursery(*modules: str, isolated: bool = False) -> Nursery:
+def nursery(*modules: str, flags: tuple[str, ...] = (), python: str = sys.executable) -> Nursery:
     """This test process's nursery for these modules; closed when the process ends."""
-    opened = Nursery(*modules, isolated=isolated)
+    opened = Nursery(*modules, flags=flags, python=python)
     atexit.register(opened.close)
     return opened
 

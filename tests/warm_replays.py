@@ -15,7 +15,11 @@ import pytest
 from roadworthy.package import replay
 from tests.warm import WarmProcess, nursery
 
-COLD = ("tests/package/", *(f"tests/faults/test_{case}_" for case in ("d16", "g4", "g5", "g8")))
+COLD = (
+    "tests/package/test_pack.py",
+    "tests/package/test_proof.py",
+    *(f"tests/faults/test_{case}_" for case in ("d16", "g4", "g5", "g8")),
+)
 MODULES = (
     "roadworthy.package.replay",
     "roadworthy.frameworks.scikit_learn",
@@ -42,7 +46,7 @@ class _Subprocess:
             return subprocess.Popen(command, **options)
         with Path(os.devnull).open("wb") as nothing:
             to = nothing.fileno()
-            return nursery(*MODULES, isolated=True).start(command[2:], stdout=to, stderr=to, cwd=options["cwd"], session=True)
+            return nursery(*MODULES, flags=("-I",)).start(command[2:], stdout=to, stderr=to, cwd=options["cwd"], session=True)
 
 
 def pytest_sessionstart() -> None:

@@ -17,7 +17,7 @@ import psutil
 
 import roadworthy as rw
 from bench.redteam.packages import ENDPOINT, ROW, file_of, line
-from bench.service import Service
+from bench.service import NO_TLS, Service
 
 TIMEOUT_S = 120.0
 """Seconds to wait for an event that must come; only a hang exceeds it, however busy the machine is."""
@@ -169,6 +169,7 @@ def asked(service: Service, body: Any = None, endpoint: str = ENDPOINT, key: str
         json={"instances": [ROW]} if body is None else body,
         headers={"Authorization": f"Bearer {service.key if key is None else key}"},
         timeout=TIMEOUT_S,
+        verify=NO_TLS,
     )
 
 
@@ -182,7 +183,8 @@ def answers(service: Service, endpoint: str = ENDPOINT) -> bool:
 def manager(service: Service, key: str | None = "") -> httpx.Client:
     """A client of the management API; by default with the admin key."""
     headers = {} if key is None else {"Authorization": f"Bearer {key or service.key}"}
-    return httpx.Client(base_url=f"http://127.0.0.1:{service.ports[1]}", headers=headers, timeout=TIMEOUT_S)
+    address = f"http://127.0.0.1:{service.ports[1]}"
+    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT_S, verify=NO_TLS)
 
 
 def counted(outcomes: Iterable[object]) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 import roadworthy as rw
 from bench.redteam.attack import Attack, Finding, Ground, deploy
 from bench.redteam.packages import ROWS, dist
-from bench.service import Service
+from bench.service import NO_TLS, Service
 
 NAME = "named"
 PATH = f"/v1/models/{NAME}:predict"
@@ -66,7 +66,7 @@ class Neighbour(threading.Thread):
 
     def run(self) -> None:
         """Send requests until `stop` is set."""
-        with httpx.Client(timeout=NOTICED_S, headers={"Authorization": f"Bearer {self._key}"}) as client:
+        with httpx.Client(timeout=NOTICED_S, headers={"Authorization": f"Bearer {self._key}"}, verify=NO_TLS) as client:
             while not self._stop_asked.is_set():
                 begun = time.perf_counter()
                 try:

@@ -16,7 +16,7 @@ import httpx
 
 from bench.redteam.attack import TIMEOUT_S, Attack, Finding, Ground, answers, asked, counted, found, manager
 from bench.redteam.packages import ENDPOINT, WIDTH
-from bench.service import Service, role_of
+from bench.service import NO_TLS, Service, role_of
 
 SERVING_S = 30.0
 TOLD_S = 15.0
@@ -163,14 +163,14 @@ def recording(ground: Ground) -> Iterator[Finding]:
 
 def _ask_much(service: Service, enough: threading.Event) -> None:
     headers = {"Authorization": f"Bearer {service.key}", "Content-Type": "application/json"}
-    with httpx.Client(timeout=TIMEOUT_S, headers=headers) as client:
+    with httpx.Client(timeout=TIMEOUT_S, headers=headers, verify=NO_TLS) as client:
         while not enough.is_set():
             with suppress(httpx.HTTPError):
                 client.post(f"http://127.0.0.1:{service.ports[0]}/v1/models/{ENDPOINT}:predict", content=BIG)
 
 
 def _lost(service: Service) -> float:
-    text = httpx.get(f"http://127.0.0.1:{service.ports[2]}/metrics", timeout=TIMEOUT_S).text
+    text = httpx.get(f"http://127.0.0.1:{service.ports[2]}/metrics", timeout=TIMEOUT_S, verify=NO_TLS).text
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("roadworthy_records_lost_total"))
 
 

@@ -20,8 +20,8 @@ def environment_faults(source: Path) -> list[str]:
     return [
         f"{path.relative_to(source)}:{node.lineno} {name}"
         for path, node in _nodes(source)
-        if path.relative_to(source).as_posix() not in ENVIRONMENT_ROOMS
         for name in _environment_names(node)
+        if path.relative_to(source).as_posix() not in ENVIRONMENT_ROOMS
     ]
 
 

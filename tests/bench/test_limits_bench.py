@@ -16,6 +16,7 @@ from bench.models import Subject, onnx_trees
 from bench.native import NoCompilerError, compiled
 from bench.service import installed
 
+pytestmark = pytest.mark.usefixtures("warm_services")
 SHORT = Setup(rounds=1, seconds=1, server_core=None, load_core=None, connections=4)
 NO_COMPILER = pytest.mark.skipif(
     shutil.which("cc") is None and "CI" not in os.environ, reason="this machine has no C compiler for the server at the limit"

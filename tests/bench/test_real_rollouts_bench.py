@@ -18,6 +18,7 @@ from roadworthy.contract.api.rollouts import Rollout
 from roadworthy.rollout.plan.parse import check_plan
 from tests.contract.filled import filled
 
+pytestmark = pytest.mark.usefixtures("warm_services")
 SHORT = (
     Case(Kind.FAILING, Way.CANARY),
     Case(Kind.GOOD, Way.STICKY),
@@ -30,7 +31,7 @@ SHORT = (
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Five rollouts and one share on two workers."""
-    plan = Plan(lanes=1, workers=2, shares=(25,), requests=800)
+    plan = Plan(lanes=1, rate=100.0, workers=2, shares=(25,), requests=800)
     return run(tmp_path_factory.mktemp("real"), plan, 3, SHORT)
 
 

@@ -20,6 +20,7 @@ from bench.report import Measure, table, write
 from bench.road import idle_memory
 from bench.service import ask, installed
 
+pytestmark = pytest.mark.usefixtures("warm_services")
 SHORT = Setup(rounds=1, seconds=1, server_core=None, load_core=None, connections=8)
 
 

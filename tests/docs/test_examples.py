@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shlex
-import subprocess
-import sys
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.machine import run_command
+from roadworthy.cli.main import run
 from tests.waiting import DEADLINE_S
+from tests.warm import nursery
+from tests.warm_replays import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "examples" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -36,25 +39,24 @@ def commands(page: Path) -> list[list[str]]:
 @cache
 def help_of(*verb: str) -> str:
     """What `roadworthy VERB --help` prints, or "" when there is no such verb."""
-    plain = {"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"}
-    result = run_command([*verb, "--help"], cwd=ROOT, env=plain)
-    return result.stdout if result.returncode == 0 else ""
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+        patch.setenv("COLUMNS", "300")
+        status = run([*verb, "--help"])
+    return shown.getvalue() if status == 0 else ""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_python_examples_run(page: Path, tmp_path: Path) -> None:
-    """The page's Python blocks run, one after the other, in an empty folder."""
+    """The page's Python blocks run, one after the other, in an empty folder, with warnings as errors."""
     code = "\n".join(blocks(page, "python"))
     if not code:
         return
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=4 * DEADLINE_S,
-        check=False,
-    )
+    script, empty = tmp_path / "page.py", tmp_path / "empty"
+    script.write_text(code)
+    empty.mkdir()
+    warm = nursery("roadworthy", *MODULES, flags=("-W", "error"))
+    result = warm.run([script], cwd=empty, env=os.environ, timeout=4 * DEADLINE_S)
     assert result.returncode == 0, result.stderr
 
 

@@ -1,37 +1,34 @@
-"""Each example runs as it stands, as a user would run it: in an empty folder, with warnings as errors."""
+"""Each example runs as it stands, as a user would run it: in an empty folder, with warnings as errors; only what it imports was
+imported before."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.machine import FREE_PORTS, run_command
 from tests.waiting import DEADLINE_S
+from tests.warm import nursery
+from tests.warm_replays import MODULES
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
-COMMAND = str(Path(sys.executable).with_name("roadworthy"))
 NEEDS_SERVER = "`roadworthy up -d`"
 
 
-def execute(command: list[str], folder: Path, home: Path) -> str:
-    """Run a command in `folder` with `home` as Roadworthy's home folder; its output."""
+def variables(home: Path) -> dict[str, str]:
+    """Those of a process with `home` as Roadworthy's home folder."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
-    result = subprocess.run(
-        command,
-        cwd=folder,
-        env={**clean, "ROADWORTHY_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=4 * DEADLINE_S,
-        check=False,
-    )
+    return {**clean, "ROADWORTHY_HOME": str(home)}
+
+
+def printed(result: subprocess.CompletedProcess[str]) -> str:
+    """The output of what must succeed."""
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -40,10 +37,10 @@ def execute(command: list[str], folder: Path, home: Path) -> str:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home folder of a running installation on free ports."""
     folder = tmp_path_factory.mktemp("e")
-    ports = ["--port", "0", "--control-port", "0", "--metrics-port", "0"]
-    execute([COMMAND, "up", "-d", *ports, "--workers", "1"], folder, folder / "home")
+    environment = variables(folder / "home")
+    printed(run_command(["up", "-d", *FREE_PORTS], cwd=folder, env=environment))
     yield folder / "home"
-    execute([COMMAND, "stop"], folder, folder / "home")
+    printed(run_command(["stop"], cwd=folder, env=environment))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -51,7 +48,8 @@ def test_examples_run(example: Path, tmp_path: Path, request: pytest.FixtureRequ
     """With an installation when it says that it needs one, else without."""
     needs = NEEDS_SERVER in (example.read_text())
     folder = request.getfixturevalue("home") if needs else tmp_path / "home"
-    assert execute([sys.executable, "-W", "error", str(example)], tmp_path, folder)
+    warm = nursery("roadworthy", *MODULES, flags=("-W", "error"))
+    assert printed(warm.run([example], cwd=tmp_path, env=variables(folder), timeout=4 * DEADLINE_S))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

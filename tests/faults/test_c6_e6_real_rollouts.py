@@ -20,6 +20,7 @@ from bench.real.models import Cast, Sums, asked, register
 from bench.service import Service, installed, role_of
 from roadworthy.contract.api.rollouts import Rollout
 
+pytestmark = pytest.mark.usefixtures("warm_services")
 WORKERS = 2
 TIMEOUT_MS = 400
 
@@ -88,7 +89,7 @@ def test_c6_a_canary_ten_times_as_slow_goes_back_and_callers_are_answered_in_tim
 def sums(service: Service, folder: Path) -> tuple[Cast, Sums]:
     """An endpoint with two healthy versions, and traffic for it."""
     cast = register(service, folder, "sums", set())
-    return cast, asked(service, "sums", 80.0, np.random.default_rng(7))
+    return cast, asked(service, "sums", 40.0, np.random.default_rng(7))
 
 
 def agent_of(service: Service) -> psutil.Process:

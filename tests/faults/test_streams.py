@@ -25,7 +25,7 @@ from roadworthy.runtime.runners.isolated.launch import runner_command
 from roadworthy.serving.metrics import read_totals
 from tests.gates import closed
 from tests.runtime.runners.isolated.runners import StartRunner, start_runner
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 __all__ = ["start_runner"]
 
@@ -117,7 +117,7 @@ class Served:
 
     def ask(self, prompt: str, **headers: str) -> httpx.Response:
         """The whole answer."""
-        return httpx.post(self.url, json={"instances": [[prompt]]}, headers=headers, timeout=DEADLINE_S)
+        return httpx.post(self.url, json={"instances": [[prompt]]}, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
 
     def notes(self) -> str:
         """What the model has noted."""
@@ -229,7 +229,7 @@ def test_parts_come_as_events_as_lines_or_together(serve: Callable[..., Served],
 def test_a_connection_goes_on_after_a_stream(serve: Callable[..., Served]) -> None:
     """Keep-alive, as after any other answer; HTTP/1.0 gets the parts until the connection closes."""
     served = serve()
-    with httpx.Client(timeout=DEADLINE_S) as client:
+    with httpx.Client(timeout=DEADLINE_S, verify=NO_TLS) as client:
         for _ in range(3):
             reply = client.post(served.url, json={"instances": [["say a b"]]}, headers=EVENTS)
             assert events(reply.text) == [part("a"), part("b"), ("end", {"parts": 2})]
@@ -361,9 +361,8 @@ def test_a_caller_that_sends_more_gets_its_answers_in_order(serve: Callable[...,
 def test_a_generator_that_never_ends(serve: Callable[..., Served], policy: Policy, headers: dict[str, str], code: str) -> None:
     """The whole deadline ends it, with the parts before as they came; collected, the bound on answers does."""
     served = serve(policy=policy)
-    with httpx.stream(
-        "POST", served.url, json={"instances": [["endless on"]]}, headers={**EVENTS, **headers}, timeout=DEADLINE_S
-    ) as r:
+    body = {"instances": [["endless on"]]}
+    with httpx.stream("POST", served.url, json=body, headers={**EVENTS, **headers}, timeout=DEADLINE_S, verify=NO_TLS) as r:
         assert r.status_code == 200
         text = r.read().decode()
     *parts, (kind, problem) = events(text)
@@ -423,5 +422,6 @@ def test_a_worker_that_stops_ends_its_streams(serve: Callable[..., Served], pack
 def test_rows_go_together(serve: Callable[..., Served]) -> None:
     """A part with another number of rows than the request is refused, as the only part too."""
     served = serve()
-    reply = httpx.post(served.url, json={"instances": [["say a"], ["say b"]]}, headers=EVENTS, timeout=DEADLINE_S)
+    body = {"instances": [["say a"], ["say b"]]}
+    reply = httpx.post(served.url, json=body, headers=EVENTS, timeout=DEADLINE_S, verify=NO_TLS)
     assert (reply.status_code, reply.json()["code"]) == (500, "wrong-output-count")

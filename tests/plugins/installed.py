@@ -8,6 +8,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from tests.machine import run_command
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
 DISTRIBUTION = "roadworthy-example"
 
@@ -34,25 +36,20 @@ class Environment:
         options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
         run([sys.executable, "-m", "pip", "install", *options, "--target", str(self.packages), str(source)])
 
-    def variables(self, *plugins: str) -> dict[str, str]:
+    def variables(self, plugins: tuple[str, ...]) -> dict[str, str]:
         """Variables of a process with a home folder of its own and these distributions in `general.plugins`."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ROADWORTHY_")}
-        return {
-            **clean,
-            "ROADWORTHY_HOME": str(self.folder / "home"),
-            "ROADWORTHY_PLUGINS": ",".join(plugins),
-            **self.more,
-        }
+        named = {"ROADWORTHY_PLUGINS": ",".join(plugins)} if plugins else {}
+        return {**clean, "ROADWORTHY_HOME": str(self.folder / "home"), **named, **self.more}
 
     def command(self, *arguments: str, plugins: tuple[str, ...] = (DISTRIBUTION,)) -> subprocess.CompletedProcess[str]:
-        """`roadworthy ARGUMENTS …` to its end."""
-        return self.execute("-m", "roadworthy.cli.main", *arguments, plugins=plugins)
+        """`roadworthy ARGUMENTS …` to its end, warm."""
+        return run_command(arguments, cwd=self.folder, env=self.variables(plugins), python=str(self.python))
 
     def execute(self, *arguments: str, plugins: tuple[str, ...] = (DISTRIBUTION,)) -> subprocess.CompletedProcess[str]:
         """Python with these arguments to its end."""
         words = [str(self.python), *arguments]
-        variables = {name: value for name, value in self.variables(*plugins).items() if value}
-        return subprocess.run(words, cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
+        return subprocess.run(words, cwd=self.folder, env=self.variables(plugins), capture_output=True, text=True, check=False)
 
 
 def write_distribution(packages: Path, name: str, entry_points: str, module: str) -> None:

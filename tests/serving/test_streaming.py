@@ -20,7 +20,7 @@ from roadworthy.schema.signature import Field
 from roadworthy.serving.streaming import StreamDeadlines, StreamedAnswer
 from tests.runtime.test_parts import Sink as PlainSink
 from tests.runtime.test_parts import Source
-from tests.waiting import soon
+from tests.waiting import HandClock, soon
 
 LAYOUT = Layout((Field("y", DType.FLOAT64),))
 PART = Batch(LAYOUT, 1, (Block(np.ones((1, 1)), None),))
@@ -71,11 +71,17 @@ def run(case: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     ("room", "own", "blamed"), [(1_000, False, True), (1_000, True, False), (1, False, False)], ids=["version", "caller", "slow"]
 )
-def test_the_whole_deadline_is_the_fault_of_who_was_waited_for(room: int, own: bool, blamed: bool) -> None:
+def test_the_whole_deadline_is_the_fault_of_who_was_waited_for(
+    monkeypatch: pytest.MonkeyPatch, room: int, own: bool, blamed: bool
+) -> None:
     """The version's, unless the caller chose the deadline or did not read."""
+    clock = HandClock()
+    monkeypatch.setattr("roadworthy.serving.streaming.time", clock)
 
     async def case() -> None:
-        one = Case(room=room, whole_s=0.02, own=own)
+        one = Case(room=room, whole_s=500.0, own=own)
+        clock.step(1_000.0)
+        one.stream._look()
         assert await one.ended() == "deadline-exceeded"
         assert [error is not None for error in one.blamed] == [blamed]
 

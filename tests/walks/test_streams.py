@@ -12,7 +12,7 @@ import pytest
 
 import roadworthy as rw
 from tests.machine import Machine
-from tests.waiting import DEADLINE_S, eventually
+from tests.waiting import DEADLINE_S, NO_TLS, eventually
 
 ROWS = pd.DataFrame({"prompt": ["the quick brown fox", "hello"]})
 PLAN = {"strategy": "canary", "steps": [50, 100], "hold": "10m", "criteria": ["errors"]}
@@ -48,10 +48,11 @@ def test_a_canary_whose_answers_break_off_goes_back(machine: Machine) -> None:
     url = f"{context['gateway_url']}/v1/models/words:predict"
 
     def ask(prompt: str) -> httpx.Response:
-        return httpx.post(url, json={"instances": [[prompt]]}, headers=headers, timeout=DEADLINE_S)
+        return httpx.post(url, json={"instances": [[prompt]]}, headers=headers, timeout=DEADLINE_S, verify=NO_TLS)
 
     def leave() -> None:
-        with httpx.stream("POST", url, json={"instances": [["who is it ?"]]}, headers=headers, timeout=DEADLINE_S) as reply:
+        body = {"instances": [["who is it ?"]]}
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=DEADLINE_S, verify=NO_TLS) as reply:
             next(reply.iter_raw())
 
     assert ask("one two").text.count("data: ") == 3
