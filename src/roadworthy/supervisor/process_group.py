@@ -291,8 +291,8 @@ def _dropped_line(lines: int) -> str:
 
 
 _DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Variables of each child, unless this process has others. Otherwise OpenMP threads use a core while they wait for work, which on a
-busy machine takes it from the threads that they wait for."""
+"""Variables of each child, unless this process has others. Otherwise OpenMP threads use a core while they wait for work, and on a
+busy machine take it from the threads that they wait for."""
 _log = LogStream(2, _dropped_line)
 
 
