@@ -26,13 +26,14 @@ from bench.models import Subject, nothing, onnx_trees, sklearn_trees, small_grap
 from bench.report import Measure, finish, unmeasured
 from bench.service import Service, ask, installed, wait_until
 from bench.stored import wait_for_records
+from bench.streams import streams
 
 BARE = "bench.baselines.bare_asgi"
 BY_HAND = "bench.baselines.fastapi_sklearn"
 ROWS = 20_000
 """Number of different rows in the requests, which cycle through them."""
 Part = Callable[[Path, Setup], list[Measure]]
-PARTS = ("limits", "trees", "cells", "isolated", "memory")
+PARTS = ("limits", "streams", "trees", "cells", "isolated", "memory")
 
 
 def trees(folder: Path, setup: Setup) -> list[Measure]:
@@ -154,7 +155,7 @@ def main() -> int:
     print(f"load average before: {os.getloadavg()[0]:.1f} (near 0 is quiet)", flush=True)
     measures: list[Measure] = []
     against_limits: Part = partial(limits, sustained_s=arguments.sustained)
-    for part, run in zip(PARTS, (against_limits, trees, cells, isolated, memory), strict=True):
+    for part, run in zip(PARTS, (against_limits, streams, trees, cells, isolated, memory), strict=True):
         if part in arguments.only:
             with tempfile.TemporaryDirectory() as folder:
                 measures += run(Path(folder), setup)

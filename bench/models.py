@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,19 @@ def nothing(folder: Path, count: int, name: str = "nothing") -> Subject:
     rows = cells(count)
     package = rw.pack(_first_two, name=name, inputs=rows[:200, :2], out=folder)
     return Subject(name, _packed(package), folder, rows[:, :2], rows[:, 1], _code(package))
+
+
+def count_up(rows: Any) -> Iterator[float]:
+    """As many numbers as the first row says."""
+    for number in range(int(np.asarray(rows)[0][0])):
+        yield float(number)
+
+
+def counting(folder: Path) -> Subject:
+    """A model that answers in parts: `count_up`."""
+    rows = np.array([[3.0], [4.0]])
+    package = rw.pack(count_up, name="counting", inputs=rows, out=folder)
+    return Subject("counting", _packed(package), folder, rows, rows[:, 0], _code(package))
 
 
 def leaking(folder: Path, count: int, kilobytes: int = 64) -> Subject:

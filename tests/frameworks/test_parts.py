@@ -17,8 +17,8 @@ from tests.waiting import eventually
 def step(steps: Any) -> Any:
     """The next part, which the loop gives in time."""
     ready = threading.Event()
-    steps.ask(ready.set)
-    eventually(ready.is_set, "the step ends")
+    if not steps.ask(ready.set, 1):
+        eventually(ready.is_set, "the step ends")
     return next(steps)
 
 
@@ -65,6 +65,25 @@ def test_a_model_that_asks_for_an_exit_fails_alone(model: Callable[[Any], Any]) 
         step(begin(model, None))
     assert step(other) == "b"
     assert list(begin(words, None)) == ["a", "b"]
+
+
+def test_steps_that_do_not_wait_are_taken_together() -> None:
+    """As many as were asked for, and no more before the next question."""
+    begun: list[int] = []
+
+    async def model(_rows: Any) -> AsyncIterator[int]:
+        for number in range(5):
+            begun.append(number)
+            yield number
+
+    steps: Any = begin(model, None)
+    for wanted, expected in ((3, [0, 1, 2]), (1, [3]), (9, [4])):
+        ready = threading.Event()
+        assert not steps.ask(ready.set, wanted)
+        eventually(ready.is_set, "the first of them ends")
+        assert [next(steps) for _ in expected] == expected
+        assert begun[-1] == expected[-1]
+    assert list(steps) == []
 
 
 async def waits_with_a_timeout(_rows: Any) -> AsyncIterator[str]:
@@ -144,7 +163,7 @@ def test_closing_cancels_a_step_and_runs_what_is_last(under_way: bool) -> None:
     steps: Steps = begin(model, None)
     assert step(steps) == "a"
     if under_way:
-        steps.ask(lambda: None)  # type: ignore[attr-defined]  # that of an async generator
+        steps.ask(lambda: None, 1)  # type: ignore[attr-defined]  # that of an async generator
         eventually(begun.is_set, "the second step begins")
     steps.close()
     eventually(closed.is_set, "the generator is closed")

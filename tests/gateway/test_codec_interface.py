@@ -188,7 +188,7 @@ def test_a_codec_that_does_not_stream_gets_the_parts_together() -> None:
         call, rest = edge.begin(), Parts(Source())
         call.protocol, call.headers[b"accept"] = bind(Whole), b"text/event-stream"
         edge.settle(Answer(numbers(1), 0, 1, rest=rest))
-        rest.push(numbers(1, 1.0), 1)
+        rest.push([(numbers(1, 1.0), 1)])
         rest.end()
         ((_, reply),) = edge.replies
         assert json.loads(reply.body) == {"predictions": [0.0, 1.0]}

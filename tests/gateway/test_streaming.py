@@ -112,7 +112,7 @@ def test_a_silent_stream_gets_comments() -> None:
         stream.keep_alive(LATER_S, 15)
         stream.keep_alive(LATER_S + 1, 15)
         assert side.sent[1:] == [EVENTS.comment]
-        rest.push(part(2), 1)
+        rest.push([(part(2), 1)])
         rest.end()
         assert stream.recorded == b'{"predictions":[1,2]}'
 
@@ -128,7 +128,7 @@ def test_a_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def act(stream: HttpStream, rest: Parts, side: Side) -> None:
         for value in range(2, 9):
-            rest.push(part(value), 1)
+            rest.push([(part(value), 1)])
         assert len(side.sent) == 8
         assert stream.recorded == b'{"predictions":[1,2]}'
 
@@ -141,7 +141,7 @@ def test_a_record_has_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def act(stream: HttpStream, rest: Parts, side: Side) -> None:
         for value in (1e12, 1e12, 3):
-            rest.push(part(value), 1)
+            rest.push([(part(value), 1)])
         assert len(side.sent) == 4
         assert stream.recorded == b'{"predictions":[1]}'
 
@@ -152,10 +152,13 @@ def test_a_part_that_cannot_be_written_ends_the_stream() -> None:
     """As the last event, or with its own status when it is the first part: then the reply has not begun."""
 
     def act(_stream: HttpStream, rest: Parts, side: Side) -> None:
-        rest.push(part(-1), 1)
+        rest.push([(part(-1), 1)])
         assert side.last == b'event: error\ndata: {"code":"model-failed"}\n\n'
 
     side = play(act)
+    assert [error.code for error in side.ends if error] == ["model-failed"]
+    side = play(lambda _, rest, __: rest.push([(part(2), 1), (part(-1), 1), (part(3), 1)]))
+    assert side.sent == [b'data: {"predictions":[1]}\n\n', b'data: {"predictions":[2]}\n\n']
     assert [error.code for error in side.ends if error] == ["model-failed"]
     side = play(lambda *_: None, first=-1)
     assert (side.begun, side.sent, side.last) == ([], [], None)
@@ -237,7 +240,7 @@ def test_an_answer_that_is_too_large_ends_its_deadlines() -> None:
         collecting = call.writing
         assert isinstance(collecting, StreamedAnswer)
         for _ in range(3):
-            rest.push(numbers(1), 1)
+            rest.push([(numbers(1), 1)])
         assert (edge.codes, source.cancelled, call.writing) == (["answer-too-large"], 1, None)
         assert collecting._alarm is None
         assert edge.rest() == (0, 0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.runtime.collected import MOST_BYTES, Collected
-from roadworthy.runtime.parts import GRANT_BYTES, GRANT_PARTS, Parts
+from roadworthy.runtime.parts import GRANT_BYTES, GRANT_PARTS, TOGETHER_BYTES, Parts
 from roadworthy.runtime.pending import Answer, Outcome
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
@@ -48,10 +49,10 @@ class Sink:
     taken: list[float] = field(default_factory=list)
     ends: list[RoadworthyError | None] = field(default_factory=list)
 
-    def emit(self, part: Batch) -> bool:
+    def emit(self, parts: Sequence[Batch]) -> bool:
         """See `PartSink`."""
-        self.taken.append(float(part.blocks[0].values[0, 0]))
-        self.room -= 1
+        self.taken += [float(part.blocks[0].values[0, 0]) for part in parts]
+        self.room -= len(parts)
         return self.room > 0
 
     def finish(self) -> None:
@@ -68,16 +69,16 @@ def test_parts_wait_until_they_are_wanted_and_the_end_comes_last() -> None:
     source, sink, ends = Source(), Sink(room=1), list[RoadworthyError | None]()
     parts = Parts(source)
     parts.watch(ends.append)
-    parts.push(batch(1), 10)
+    parts.push([(batch(1), 10)])
     assert not parts.taken
     parts.flow(sink)
-    parts.push(batch(2), 10)
+    parts.push([(batch(2), 10)])
     parts.end(FAULT)
     assert (sink.taken, sink.ends, ends) == ([1.0], [], [FAULT])
     sink.room = 5
     parts.resume()
     assert (sink.taken, sink.ends) == ([1.0, 2.0], [FAULT])
-    parts.push(batch(3), 10)
+    parts.push([(batch(3), 10)])
     parts.end()
     parts.stop()
     assert (sink.taken, sink.ends, ends) == ([1.0, 2.0], [FAULT], [FAULT])
@@ -90,9 +91,9 @@ def test_taken_parts_are_granted_again() -> None:
     parts = Parts(source)
     parts.flow(sink)
     for _ in range(GRANT_PARTS):
-        parts.push(batch(1), 10)
+        parts.push([(batch(1), 10)])
     assert source.granted == [GRANT_PARTS]
-    parts.push(batch(1), GRANT_BYTES)
+    parts.push([(batch(1), GRANT_BYTES)])
     assert source.granted == [GRANT_PARTS, 1]
 
 
@@ -101,7 +102,7 @@ def test_it_waits_for_the_version_only_while_a_part_is_wanted() -> None:
     parts, sink = Parts(Source()), Sink(room=1)
     parts.flow(sink)
     assert parts.waits_for_version
-    parts.push(batch(1), 1)
+    parts.push([(batch(1), 1)])
     assert not parts.waits_for_version
     sink.room = 9
     parts.resume()
@@ -117,11 +118,11 @@ def test_a_stopped_stream_ends_once(error: RoadworthyError | None) -> None:
     parts = Parts(source)
     parts.watch(ends.append)
     parts.flow(sink)
-    parts.push(batch(1), 1)
-    parts.push(batch(2), 1)
+    parts.push([(batch(1), 1)])
+    parts.push([(batch(2), 1)])
     parts.stop(error)
     parts.stop()
-    parts.push(batch(3), 1)
+    parts.push([(batch(3), 1)])
     parts.end(FAULT)
     parts.resume()
     assert (sink.taken, sink.ends, ends, source.cancelled) == ([1.0], [], [error], 1)
@@ -131,19 +132,19 @@ def test_a_stopped_stream_ends_once(error: RoadworthyError | None) -> None:
 def test_a_sink_may_stop_the_stream_that_it_takes_a_part_of() -> None:
     """As one does that cannot write the part."""
     source = Source()
-    parts = Parts(source)
+    rest = Parts(source)
 
     class Stopping(Sink):
-        def emit(self, part: Batch) -> bool:
-            super().emit(part)
-            parts.stop(FAULT)
+        def emit(self, parts: Sequence[Batch]) -> bool:
+            super().emit(parts)
+            rest.stop(FAULT)
             return False
 
     sink = Stopping()
-    parts.push(batch(1), 1)
-    parts.push(batch(2), 1)
-    parts.flow(sink)
-    assert (sink.taken, sink.ends, source.cancelled) == ([1.0], [], 1)
+    rest.push([(batch(1), 1), (batch(2), 1)])
+    rest.push([(batch(3), TOGETHER_BYTES)])
+    rest.flow(sink)
+    assert (sink.taken, sink.ends, source.cancelled) == ([1.0, 2.0], [], 1)
 
 
 def collected(most_rows: int) -> tuple[Parts, Source, list[Outcome]]:
@@ -153,7 +154,7 @@ def collected(most_rows: int) -> tuple[Parts, Source, list[Outcome]]:
     sink = Collected(outcomes.append, most_rows)
     first = Answer(batch(1, 2), 0, 2, "version", ((b"a", b"b"),), rest=parts)
     sink.start(first)
-    sink.emit(first.batch())
+    sink.emit([first.batch()])
     parts.flow(sink)
     return parts, source, outcomes
 
@@ -161,7 +162,7 @@ def collected(most_rows: int) -> tuple[Parts, Source, list[Outcome]]:
 def test_collected_parts_are_one_answer() -> None:
     """One below the other, with what layers said of the first."""
     parts, _, outcomes = collected(10)
-    parts.push(batch(3, 4), 1)
+    parts.push([(batch(3, 4), 1)])
     assert outcomes == []
     parts.end()
     (answer,) = outcomes
@@ -174,7 +175,7 @@ def test_collected_parts_are_one_answer() -> None:
 def test_collecting_is_bounded(values: list[float]) -> None:
     """Beyond the bound the stream is stopped, with one error."""
     parts, source, outcomes = collected(3 if len(values) == 2 else 10**9)
-    parts.push(batch(*values), 1)
+    parts.push([(batch(*values), 1)])
     parts.end()
     (error,) = outcomes
     assert isinstance(error, ModelFault)

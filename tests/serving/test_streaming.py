@@ -108,8 +108,8 @@ def test_parts_in_time_end_well() -> None:
 
     async def case() -> None:
         one = Case(between_s=LONG_S)
-        one.rest.push(PART, 1)
-        one.rest.push(PART, 1)
+        one.rest.push([(PART, 1)])
+        one.rest.push([(PART, 1)])
         one.rest.end()
         assert (one.sink.taken, one.sink.ends, one.blamed) == ([1.0] * 3, [None], [None])
         assert one.stream._alarm is None

@@ -74,6 +74,21 @@ def test_d4_what_was_ordered_does_not_hold_up_the_stop_of_everything(clock: Hand
         assert group.forced
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_openmp_threads_of_a_child_do_not_spin(monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str) -> None:
+    """Unless the operator wants it."""
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    look = f"import os; raise SystemExit(3 if os.environ['OMP_WAIT_POLICY'] == {expected!r} else 4)"
+    with running_child(ChildPlan("looks", (sys.executable, "-c", look), {})) as (group, child, exits):
+        assert child.process is not None
+        child.process.wait(DEADLINE_S)
+        group.reap()
+        assert exits[0].status == 3
+
+
 def test_a_child_that_keeps_dying_is_started_again_after_its_pause(clock: HandClock) -> None:
     """No delay after the first quick exit, then doubling up to the cap; a healthy life resets it."""
     with running_child(ChildPlan("bad", (sys.executable, "-c", "raise SystemExit(3)"), {})) as (

@@ -6,7 +6,7 @@ Every input field of the endpoint's signature is one input, every output field o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -33,7 +33,7 @@ from roadworthy.codecs.open_inference_tensors import Column, ColumnBlock, FieldR
 from roadworthy.codecs.open_inference_times import reader_of
 from roadworthy.codecs.openapi import Described, Fragment, operation, with_example
 from roadworthy.codecs.protocol import Page
-from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader
+from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, Bounds, NeedsReader, NeedsThread
 from roadworthy.codecs.steps import column_steps, few_rows, is_long, written
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import InvalidInput, InvalidRequest, MalformedBody, UnsupportedMediaType
@@ -103,7 +103,6 @@ class OpenInference:
         self._block = ColumnBlock(self.layout)
         self._outputs = {field.name: field for field in signature.outputs}
         self._readers = {field.name: reader_of(field, policy.timestamps.integers) for field in signature.inputs}
-        self._has_columns = not all(field.shape for field in signature.inputs)
         self._has_times = any(field.dtype is DType.TIMESTAMP for field in signature.inputs)
         self._all = {binary: [(field, binary) for field in signature.outputs] for binary in (False, True)}
         self._known: dict[bytes, _KnownHead] = {}
@@ -155,22 +154,28 @@ class OpenInference:
             MalformedBody: the body, a shape or a count of values is invalid.
             InvalidInput: the tensors do not fit the signature.
             BodyTooLarge: it has more rows than the policy allows, or more values than its rows can have.
-            NeedsReader: see `BoundProtocol`.
+            NeedsReader: see `BoundProtocol`. NeedsThread: the raw values are long.
         """
         length = headers.get(HEAD_LENGTH)
         if self._on_loop and (len(body) if length is None else int(length)) > FAST_BYTES:
             raise NeedsReader
         if length is None:
-            head, raw, json_bytes = bytes(body), memoryview(b""), -1
+            return self._decode(bytes(body), None)
+        json_bytes = int(length)
+        if json_bytes > len(body):
+            raise _bad_head_length()
+        head, raw = bytes(body[:json_bytes]), memoryview(body)[json_bytes:]
+        if self._on_loop and len(raw) > RAW_BYTES:
+            raise NeedsThread(partial(self._decode, head, raw))
+        return self._decode(head, raw)
+
+    def _decode(self, head: bytes, raw: memoryview | None) -> Decoded:
+        """The rows of a head and the raw values after it; None: without a length of the head, all of the body is the head."""
+        if raw is None:
+            raw, json_bytes = memoryview(b""), -1
             request = self._read_head(head)
         else:
-            json_bytes = int(length)
-            if json_bytes > len(body):
-                raise _bad_head_length()
-            raw = memoryview(body)[json_bytes:]
-            if self._on_loop and self._has_columns and len(raw) > RAW_BYTES:
-                raise NeedsReader
-            head = bytes(body[:json_bytes])
+            json_bytes = len(head)
             known = self._known.get(head)
             if known is not None and known.raw_bytes == len(raw):
                 self._check_slow(known.slow_bytes)

@@ -141,7 +141,7 @@ class FieldReader:
         dtype = self._dtype
         if len(data) != count * dtype.itemsize:
             raise self._wrong_count()
-        if dtype.kind == "b" and data and max(data) > 1:
+        if dtype.kind == "b" and data and np.frombuffer(data, np.uint8).max() > 1:
             raise MalformedBody(
                 f"a BOOL of input {self.field.name!r} is neither 0 nor 1",
                 code="malformed-bytes",

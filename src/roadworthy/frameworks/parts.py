@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import os
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,12 +19,15 @@ from roadworthy.foundation.host import end_fork
 from roadworthy.frameworks.answers import named_answers
 from roadworthy.frameworks.framework import Preprocess
 from roadworthy.frameworks.native import NativeLoaded
-from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.batch import Array, Batch, Block, Layout
+from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Signature
 from roadworthy.schema.tables import answers_to_batch
 
 _DONE = object()
 _SCALARS = (str, bytes, int, float, bool, np.generic)
+_PLAIN = {DType.STRING: str, DType.FLOAT64: float, DType.INT64: int, DType.BOOL: bool}
+"""The Python types whose values are elements of an array of the dtype without any conversion."""
 
 
 class Steps(Protocol):
@@ -70,50 +73,58 @@ def part_answers(part: Any) -> Mapping[str, Array]:
 
 class _Driven:
     """An async generator as an iterator. One task takes all its steps, so that a timeout or a task group of the model's own may
-    span a `yield`. All of a process share one event loop, on its own thread, so that the generators wait at the same time."""
+    span a `yield`. All of a process share one event loop, on its own thread, so that the generators wait at the same time. Steps
+    that do not wait follow each other there without a change of threads."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
         self._generator = generator
-        self._wanted: asyncio.Queue[Future[Any]] = asyncio.Queue()
+        self._wanted: asyncio.Queue[None] = asyncio.Queue()
+        self._open = 0
+        self._given: deque[tuple[Any, Exception | None]] = deque()
+        self._ready: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = False
-        self._asked: Future[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        asked, self._asked = self._asked or self._submit(), None
-        part = asked.result()
+        is_there = threading.Event()
+        if not self.ask(is_there.set, 1):
+            is_there.wait()
+        part, error = self._given.popleft()
+        if error is not None:
+            raise error
         if part is _DONE:
             raise StopIteration
         return part
 
-    def ask(self, ready: Callable[[], None]) -> None:
-        """Begin the next step; `ready` is called, on any thread, once `__next__` would not wait."""
-        if self._asked is None:
-            self._asked = self._submit()
-            self._asked.add_done_callback(lambda _: ready())
+    def ask(self, ready: Callable[[], None], steps: int) -> bool:
+        """Return whether `__next__` would not wait. If it would, begin up to so many steps; `ready` is called, on any thread,
+        when it no longer would."""
+        if self._given:
+            return True
+        self._running_loop().call_soon_threadsafe(self._want, ready, steps)
+        return False
 
     def close(self) -> None:
         """Cancel a step under way, and close the generator, without waiting for either."""
         self._running_loop().call_soon_threadsafe(self._cancel)
 
-    def _submit(self) -> Future[Any]:
-        asked: Future[Any] = Future()
-        self._running_loop().call_soon_threadsafe(self._want, asked)
-        return asked
-
     # On the loop's thread.
 
-    def _want(self, asked: Future[Any]) -> None:
-        if self._over:
-            asked.set_result(_DONE)
-            return
-        self._wanted.put_nowait(asked)
-        if self._task is None:
+    def _want(self, ready: Callable[[], None], steps: int) -> None:
+        self._ready = ready
+        if self._over and not self._given:
+            self._give(_DONE)
+        elif self._given:
+            self._tell()
+        for _ in range(steps - self._open - len(self._given)):
+            self._open += 1
+            self._wanted.put_nowait(None)
+        if self._task is None and not self._over:
             self._task = asyncio.get_running_loop().create_task(self._drive())
 
     def _cancel(self) -> None:
@@ -121,24 +132,36 @@ class _Driven:
         if self._task is not None:
             self._task.cancel()
 
+    def _give(self, part: Any, error: Exception | None = None) -> None:
+        self._given.append((part, error))
+        self._tell()
+
+    def _tell(self) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready()
+
     async def _drive(self) -> None:
         cancelled: asyncio.CancelledError | None = None
         while not self._over:
             try:
-                asked = await self._wanted.get()
+                await self._wanted.get()
             except asyncio.CancelledError as error:  # by `close`, or by the model's own timeout or task group
                 cancelled = error
                 continue
             step = self._generator.__anext__() if cancelled is None else self._generator.athrow(cancelled)
             cancelled = None
             try:
-                asked.set_result(await step)
+                part = await step
             except StopAsyncIteration:
                 self._over = True
-                asked.set_result(_DONE)
+                self._give(_DONE)
             except BaseException as error:  # noqa: BLE001 - the model's own code may raise anything
                 self._over = True
-                asked.set_exception(_as_failure(error))
+                self._give(None, _as_failure(error))
+            else:
+                self._open -= 1
+                self._give(part)
         await self._generator.aclose()
 
     @classmethod
@@ -210,6 +233,14 @@ class PartsLoaded(NativeLoaded):
         self._function = self._answer
 
 
+def _plain_type(outputs: Layout) -> type | None:
+    """The type of the bare values that are the answer to one row as they are; None if there is no such type."""
+    field = outputs.fields[0]
+    if len(outputs.fields) > 1 or field.shape or field.nullable or field.categorical:
+        return None
+    return _PLAIN.get(field.dtype)
+
+
 class BatchSteps:
     """What a model yields, as batches of its outputs.
 
@@ -221,7 +252,8 @@ class BatchSteps:
         self._steps = steps
         self._outputs = outputs
         self._rows = rows
-        self.ask: Callable[[Callable[[], None]], None] | None = getattr(steps, "ask", None)
+        self._plain = _plain_type(outputs) if rows == 1 else None
+        self.ask: Callable[[Callable[[], None], int], bool] | None = getattr(steps, "ask", None)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -238,6 +270,9 @@ class BatchSteps:
             part = next(self._steps)
         finally:
             end_fork(pid)
+        if type(part) is self._plain:
+            with suppress(OverflowError):  # an integer that the long way refuses
+                return Batch(self._outputs, 1, (Block(np.array([[part]], self._outputs.fields[0].dtype.numpy)),))
         return answers_to_batch(self._outputs, part_answers(part), self._rows)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.runtime.pending import Answer, Outcome
@@ -30,10 +30,10 @@ class Collected:
         """Take what layers say of the answer. `emit` takes its first part."""
         self._first = answer
 
-    def emit(self, part: Batch) -> bool:
+    def emit(self, parts: Sequence[Batch]) -> bool:
         """See `PartSink`."""
-        self._rows += part.rows
-        self._bytes += _size(part)
+        self._rows += sum(part.rows for part in parts)
+        self._bytes += sum(map(_size, parts))
         if self._rows > self._most_rows or self._bytes > MOST_BYTES:
             if self._first is not None and self._first.rest is not None:
                 self._first.rest.stop()
@@ -45,7 +45,7 @@ class Collected:
                 )
             )
             return False
-        self._batches.append(part)
+        self._batches += parts
         return True
 
     def finish(self) -> None:

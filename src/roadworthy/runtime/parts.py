@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from roadworthy.foundation.errors import RoadworthyError
@@ -11,6 +11,8 @@ from roadworthy.schema.batch import Batch
 
 GRANT_PARTS, GRANT_BYTES = 4, 256 << 10
 """The version learns of parts that were taken once they are so many, or so long: well below what it may be ahead."""
+TOGETHER_BYTES = 64 << 10
+"""A sink gets the parts that are there together, up to so many bytes, one part at least."""
 
 Ended = Callable[[RoadworthyError | None], None]
 """Called once, when the version has ended: with its error, or with None when all parts came or the rest is not wanted."""
@@ -19,8 +21,8 @@ Ended = Callable[[RoadworthyError | None], None]
 class PartSink(Protocol):
     """Takes parts. Its methods neither wait nor raise."""
 
-    def emit(self, part: Batch) -> bool:
-        """Take a part; returns whether another one is wanted now. If not, `Parts.resume` asks for it later."""
+    def emit(self, parts: Sequence[Batch]) -> bool:
+        """Take one or more parts; returns whether others are wanted now. If not, `Parts.resume` asks for them later."""
         ...
 
     def finish(self) -> None:
@@ -99,10 +101,10 @@ class Parts:
         """The first part, of so many bytes, was passed on by itself."""
         self._granted, self._bytes = 1, size
 
-    def push(self, part: Batch, size: int) -> None:
-        """Pass a part on, or keep it until it is wanted. `size`: its bytes."""
+    def push(self, parts: Iterable[tuple[Batch, int]]) -> None:
+        """Pass on parts that came together, each with its bytes, or keep them until they are wanted."""
         if not self._over:
-            self._held.append((part, size))
+            self._held.extend(parts)
             if self._wanted:
                 self._deliver()
 
@@ -125,7 +127,7 @@ class Parts:
         self._sink = sink
 
     def resume(self) -> None:
-        """The sink wants another part."""
+        """The sink wants further parts."""
         self._wanted = True
         self._deliver()
 
@@ -144,11 +146,11 @@ class Parts:
             return
         self._delivering = True  # a sink may ask for more while it takes a part
         while self._wanted and self._held and not self._done:
-            part, size = self._held.popleft()
+            parts, size = self._take()
             self._wanted = False
-            if sink.emit(part):
+            if sink.emit(parts):
                 self._wanted = True
-            self._grant(size)
+            self._grant(len(parts), size)
         self._delivering = False
         if self._over and not self._held and not self._done:
             self._done = True
@@ -157,8 +159,18 @@ class Parts:
             else:
                 sink.fail(self._error)
 
-    def _grant(self, size: int) -> None:
-        self._granted += 1
+    def _take(self) -> tuple[list[Batch], int]:
+        held = self._held
+        part, size = held.popleft()
+        parts = [part]
+        while held and size + held[0][1] <= TOGETHER_BYTES:
+            part, more = held.popleft()
+            parts.append(part)
+            size += more
+        return parts, size
+
+    def _grant(self, parts: int, size: int) -> None:
+        self._granted += parts
         self._bytes += size
         if not self._over and (self._granted >= GRANT_PARTS or self._bytes >= GRANT_BYTES):
             self._source.grant(self._granted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class StreamedAnswer:
         self._deadlines = deadlines
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._since = time.monotonic()
         self._paused_s = 0.0
         self._open = True
@@ -62,7 +64,7 @@ class StreamedAnswer:
     def begin(self) -> None:
         """Pass on the first part, then the others."""
         self._sink.start(self.answer)
-        wanted = self._sink.emit(self.answer.batch())
+        wanted = self._sink.emit([self.answer.batch()])
         rest = self.answer.rest
         if self._ended:
             return
@@ -78,10 +80,10 @@ class StreamedAnswer:
 
     # What the version gives.
 
-    def emit(self, part: Batch) -> bool:
+    def emit(self, parts: Sequence[Batch]) -> bool:
         """See `PartSink`."""
         self._since = time.monotonic()
-        self._open = self._sink.emit(part)
+        self._open = self._sink.emit(parts)
         return self._open
 
     def finish(self) -> None:
@@ -132,10 +134,13 @@ class StreamedAnswer:
             self._alarm = None
 
     def _watch(self) -> None:
-        """Look at the deadlines when the next one may have passed."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Look at the deadlines when the next one may have passed, or before: a look is repeated, an alarm not moved."""
         due = min(self._deadlines.whole, self._since + self._deadlines.between_s) if self._open else self._deadlines.whole
+        if self._alarm is not None:
+            if self._due <= due:
+                return
+            self._alarm.cancel()
+        self._due = due
         self._alarm = self._loop.call_later(max(0.001, due - time.monotonic()), self._look)
 
     def _look(self) -> None:

@@ -149,7 +149,12 @@ class ProcessGroup:
             with os.fdopen(printed, "wb") as out:
                 # In a session of their own children do not get the terminal's Ctrl-C: the supervisor stops them in order.
                 process = subprocess.Popen(  # noqa: S603 - the commands come from the command line, or are on its list
-                    child.plan.argv, stdin=end.fileno(), stdout=out, pass_fds=fds, start_new_session=True
+                    child.plan.argv,
+                    stdin=end.fileno(),
+                    stdout=out,
+                    pass_fds=fds,
+                    start_new_session=True,
+                    env={**_DEFAULTS, **os.environ},
                 )
         except OSError as error:  # out of processes, descriptors or memory: try again later
             stdin.close()
@@ -286,6 +291,9 @@ def _dropped_line(lines: int) -> str:
     return json.dumps(event) + "\n"
 
 
+_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Variables of each child, unless this process has others. Otherwise OpenMP threads use a core while they wait for work, and on a
+busy machine take it from the threads that they wait for."""
 _log = LogStream(2, _dropped_line)
 
 

@@ -7,20 +7,20 @@ about a third of a millisecond per megabyte and character, and mostly releases t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from roadworthy.codecs.codec import too_many_rows
+from roadworthy.codecs.codec import Decoded, too_many_rows
 from roadworthy.codecs.reading.strict_json import MAX_DEPTH, too_deep
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.errors import BodyTooLarge
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 
-FAST_BYTES, TYPED_BYTES, EXACT_BYTES, ARROW_BYTES, RAW_BYTES = 1 << 20, 256 << 10, 8 << 10, 32 << 10, 4 << 20
+FAST_BYTES, TYPED_BYTES, EXACT_BYTES, ARROW_BYTES, RAW_BYTES = 1 << 20, 256 << 10, 8 << 10, 32 << 10, 256 << 10
 """Bodies up to these lengths are read on the event loop: plain numbers by simdjson, rows by typed decoders, anything value by
-value, Arrow, and raw numbers joined column by column. Each takes up to 5 ms, whatever the body holds."""
+value, Arrow, and raw numbers. Each takes up to 5 ms, whatever the body holds."""
 SPARE_NAMES = 1_000
 """A request may name this many columns that the endpoint does not have; the error, or a header of the answer, then reports
 them."""
@@ -35,6 +35,14 @@ _QUOTE = ord('"')
 class NeedsReader(Exception):
     """Reading this body would hold the event loop for more than a few milliseconds. Protocols made for the event loop raise it; a
     reader process then reads the same body."""
+
+
+class NeedsThread(NeedsReader):
+    """The same, but reading it mostly releases the interpreter's lock: another thread of this process may call `read`, which
+    raises what `decode` does."""
+
+    def __init__(self, read: Callable[[], Decoded]) -> None:
+        self.read = read
 
 
 class Bounds:

@@ -18,7 +18,7 @@ from roadworthy.codecs.compression import (
     decompress,
     is_compressed,
 )
-from roadworthy.codecs.reading.bounds import NeedsReader
+from roadworthy.codecs.reading.bounds import NeedsReader, NeedsThread
 from roadworthy.codecs.steps import at_once
 from roadworthy.foundation.errors import (
     DeadlineExceeded,
@@ -195,14 +195,15 @@ class Predict(Pipeline):
         try:
             self.enter(call)
             if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
-                self._offload(call, len(body), partial(self._decompress_and_read, call, body), partial(self._decoded, call))
+                work = partial(self._read_apart, call, partial(_decode, call, body, self.max_body_bytes))
+                self._offload(call, len(body), work, partial(self._decoded, call))
             elif len(body) > _OWN_STEP_BYTES:
                 self._scheduler.read(partial(self._read_long, call, body), partial(self._decoded, call))
             else:
                 call.decoded = decoded = _decode(call, body, self.max_body_bytes)
                 self.forward(call, decoded.batch)
-        except NeedsReader:
-            self._leave_to_reader(call)
+        except NeedsReader as long:
+            self._leave_to_reader(call, long)
         except Exception as error:  # noqa: BLE001 - the edge of a prediction: any fault ends this request alone
             call.settle(as_error(self.noted(call, error)))
 
@@ -211,21 +212,25 @@ class Predict(Pipeline):
         if not call.done:
             try:
                 return _decode(call, body, self.max_body_bytes)
-            except NeedsReader:
-                self._leave_to_reader(call)
+            except NeedsReader as long:
+                self._leave_to_reader(call, long)
         return None
 
-    def _leave_to_reader(self, call: HttpPrediction) -> None:
-        """Have a reader process read the body."""
+    def _leave_to_reader(self, call: HttpPrediction, long: NeedsReader) -> None:
+        """Have a reader process or its thread read the body."""
+        decode = long.read if isinstance(long, NeedsThread) else None
+        work = partial(self._read_in_process, call) if decode is None else partial(self._read_apart, call, decode)
         try:
-            self._offload(call, len(call.body), partial(self._read_in_process, call), partial(self._decoded, call))
+            self._offload(call, len(call.body), work, partial(self._decoded, call))
         except Exception as error:  # noqa: BLE001 - as in `run`
             call.settle(as_error(self.noted(call, error)))
 
-    def _decompress_and_read(self, call: HttpPrediction, body: bytes, read: Read) -> Decoded | Exception:
-        """Decompress a body on another thread, and read it there if that is quick."""
+    def _read_apart(self, call: HttpPrediction, decode: Callable[[], Decoded], read: Read) -> Decoded | Exception:
+        """Read a body on another thread if that is quick or releases the interpreter's lock, else in a process."""
         try:
-            return _decode(call, body, self.max_body_bytes)
+            return decode()
+        except NeedsThread as long:
+            return self._read_apart(call, long.read, read)
         except NeedsReader:
             return self._read_in_process(call, read)
         except Exception as error:  # noqa: BLE001 - returned to the event loop, which answers with it

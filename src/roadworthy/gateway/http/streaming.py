@@ -7,7 +7,7 @@ part is wanted before that answer has ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from roadworthy.codecs.codec import HeaderList, StreamForm
@@ -138,25 +138,38 @@ class HttpStream:
     def start(self, answer: Answer) -> None:
         """See `Sink`. The head is written with the first part, which may have no JSON."""
 
-    def emit(self, part: Batch) -> bool:
-        """See `Sink`."""
-        try:
-            body = self._encode(part)
-        except Exception as error:  # noqa: BLE001 - as in `predict.py`: logged, and only this request fails
+    def emit(self, parts: Sequence[Batch]) -> bool:
+        """See `Sink`. The parts are written as one piece of the body."""
+        bodies, fault = self._encoded(parts)
+        wanted = self._send(bodies) if bodies else False
+        if fault is not None:
             if self._stream is not None:
-                self._stream.give_up(self._side.fault(error), blame=True)
+                self._stream.give_up(self._side.fault(fault), blame=True)
             return False
-        self._recorded_bytes += len(body)  # of all parts: after one that is left out, the record has no later ones
-        if self._recorded_bytes <= MOST_RECORDED_BYTES:
-            self._recorded.append(body[len(_BEGIN) : -len(_END)])
+        return wanted
+
+    def _encoded(self, parts: Sequence[Batch]) -> tuple[list[bytes], Exception | None]:
+        """The parts as JSON, up to the first one that cannot be written, and that one's error."""
+        bodies: list[bytes] = []
+        try:
+            bodies.extend(map(self._encode, parts))
+        except Exception as error:  # noqa: BLE001 - as in `predict.py`: logged, and only this request fails
+            return bodies, error
+        return bodies, None
+
+    def _send(self, bodies: list[bytes]) -> bool:
+        for body in bodies:
+            self._recorded_bytes += len(body)  # of all parts: after one that is left out, the record has no later ones
+            if self._recorded_bytes <= MOST_RECORDED_BYTES:
+                self._recorded.append(body[len(_BEGIN) : -len(_END)])
         self._sent_at = time.monotonic()
         if self._wire is None:
             if self._stream is None:
                 raise ValueError("a part before the stream")
             self.first_s = self._sent_at
             self._wire = self._side.begin(self, self._stream.answer, self._form.headers)
-        self.sent += 1
-        return self._wire.send(self._form.part(body))
+        self.sent += len(bodies)
+        return self._wire.send(b"".join(map(self._form.part, bodies)))
 
     def finish(self) -> None:
         """See `Sink`."""

@@ -28,8 +28,9 @@ class PartSteps(Protocol):
     raises."""
 
     @property
-    def ask(self) -> Callable[[Callable[[], None]], None] | None:
-        """Begins the next step, and calls its argument, on any thread, when `next` would not wait. None when only `next` can."""
+    def ask(self) -> Callable[[Callable[[], None], int], bool] | None:
+        """Returns whether `next` would not wait. If it would, begins up to so many steps, and calls its first argument, on any
+        thread, when `next` no longer would. None when only `next` can begin a step."""
         ...
 
     def __next__(self) -> Batch: ...

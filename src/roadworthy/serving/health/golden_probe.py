@@ -245,7 +245,7 @@ class _AwaitedRequest(PendingRequest):
             self._rest = outcome.rest
             collected = Collected(self._set, _MOST_ROWS)
             collected.start(outcome)
-            collected.emit(outcome.batch())
+            collected.emit([outcome.batch()])
             outcome.rest.flow(collected)
         else:
             self._set(outcome)

@@ -43,9 +43,10 @@ class Repeating:
         self._batch = batch
         self.ready: list[Callable[[], None]] = []
 
-    def ask(self, ready: Callable[[], None]) -> None:
+    def ask(self, ready: Callable[[], None], _steps: int) -> bool:
         """See `PartSteps`."""
         self.ready.append(ready)
+        return False
 
     def __next__(self) -> Batch:
         return self._batch

@@ -34,6 +34,9 @@ MAX_JOINED_ROWS = 1_024
 """Most rows of one message, unless a single request has more."""
 IN_FLIGHT = 2
 """Messages under way to one runner: one that it runs, and one that it finds when it is done."""
+_TICK_S = 0.001
+"""Parts that come faster than one read in `_FAST_S` are read in ticks of this length, many at once."""
+_FAST_S = 0.0003
 _LOOK_S = 0.1
 """Pause between two looks for streams that were given up before their first part."""
 _RECONNECTS = Backoff(0.005, 0.1)
@@ -394,6 +397,10 @@ class _Connection(asyncio.Protocol):
         self.rows = 0
         self._in_parts = False
         self._streams: dict[int, tuple[Parts, int]] = {}
+        self._came: dict[int, list[tuple[Batch, int]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._read_at = 0.0
+        self._tick: asyncio.TimerHandle | None = None
 
     @property
     def has_room(self) -> bool:
@@ -414,10 +421,33 @@ class _Connection(asyncio.Protocol):
                 self._take(kind, number, payload)
         except (ValueError, PackageInvalid):  # a model's own code may have written anything
             self.abort()
+        if self._came:
+            for number in list(self._came):
+                self._pass_on(number)
+            self._pace()
+
+    def _pace(self) -> None:
+        """Read the next parts a tick later if they come fast, unless the first part of a stream is awaited."""
+        now = time.monotonic()
+        transport = self._transport
+        if now - self._read_at < _FAST_S and not self.sent and transport is not None and not transport.is_closing():
+            transport.pause_reading()
+            self._tick = self._loop.call_later(_TICK_S, self._read_on)
+        self._read_at = now
+
+    def _read_on(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+            if self._transport is not None and not self._transport.is_closing():
+                self._read_at = time.monotonic()
+                self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
         """Called by the event loop when the runner is gone, in order or not."""
         self.ready = False
+        self._transport = None
+        self._read_on()
         begun = None if self._memory is None else self._memory.begun
         sent, self.sent = self.sent, {}
         failed: list[Member] = []
@@ -459,6 +489,7 @@ class _Connection(asyncio.Protocol):
         self.rows += sum(counts)
         self.sent[self._number] = _Sent(group)
         self.write(message)
+        self._read_on()
         if self._in_parts:
             self._owner.look_soon()
 
@@ -514,7 +545,7 @@ class _Connection(asyncio.Protocol):
         self._close_when_done()
 
     def _part(self, number: int, outcomes: frames.Outcomes, size: int) -> None:
-        """Pass on one part; the first one settles its request."""
+        """Take one part; the first one settles its request, the others are passed on together."""
         part = outcomes.batch
         if part is None:
             raise ValueError("a part without rows")
@@ -522,7 +553,7 @@ class _Connection(asyncio.Protocol):
         if stream is not None:
             if part.rows != stream[1]:
                 raise ValueError("a part that does not fit its message")
-            stream[0].push(part, size)
+            self._came.setdefault(number, []).append((part, size))
             return
         sent = self.sent.pop(number, None)
         if sent is None:  # the stream was cancelled meanwhile
@@ -538,12 +569,18 @@ class _Connection(asyncio.Protocol):
         if not parts.taken:  # the caller is gone, or wants the first part only
             parts.stop()
 
+    def _pass_on(self, number: int) -> None:
+        came, stream = self._came.pop(number, None), self._streams.get(number)
+        if came is not None and stream is not None:
+            stream[0].push(came)
+
     def _ended(self, number: int, outcomes: frames.Outcomes) -> None:
         """End a stream, or settle its request if there was no part."""
         status = outcomes.statuses[0] if len(outcomes.statuses) == 1 else -1
         if status < 0 or status not in (frames.ANSWERED, frames.NOT_RUN, len(outcomes.faults)):
             raise ValueError("an answer that does not fit its message")
         fault = outcomes.faults[0] if status == 1 else None
+        self._pass_on(number)
         stream, sent = self._streams.pop(number, None), self.sent.pop(number, None)
         if stream is not None:
             self.rows -= stream[1]

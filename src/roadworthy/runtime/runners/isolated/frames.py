@@ -4,7 +4,7 @@ A message has a head of 16 bytes (length of the payload, kind, number), then its
 in one worker at one moment, joined to one batch, with the rows and the deadline of each; one ANSWER carries the outcome of each.
 Large arrays travel in the connection's shared memory, others in the message; texts and nested values always in the message.
 An answer in parts is PARTs, each with the payload of an ANSWER, and an ANSWER without rows as their end. The runner may be
-AHEAD_PARTS parts ahead; CREDIT says how many more were taken, CANCEL that the rest is not wanted.
+AHEAD_PARTS parts ahead, or some more quick ones; CREDIT says how many more were taken, CANCEL that the rest is not wanted.
 Nothing is pickled, and both ends check what they read, because a model's own code runs in one of them.
 """
 
@@ -31,6 +31,8 @@ PROTOCOL = 1
 MAX_MESSAGE_BYTES = 256 << 20
 AHEAD_PARTS, AHEAD_BYTES = 8, 1 << 20
 """A stream gives no further part while as many parts, or as many bytes of parts, were not taken. One part is always allowed."""
+AHEAD_S, AHEAD_QUICK_PARTS = 0.002, 256
+"""A stream of which parts were taken may give more of them: so many, while those not taken took the model less than this time."""
 MOST_STREAMS = 64
 """Most streams of one connection that are under way, or about to begin."""
 
@@ -359,6 +361,8 @@ def _take_batch(payload: memoryview, at: int, layout: Layout, source: tuple[int,
 
 def _fits(dimensions: tuple[int, ...], form: BlockForm, layout: Layout) -> bool:
     wanted = layout.fields[form.fields[0]].shape if form.tensor else (len(form.fields),)
+    if wanted == dimensions:
+        return True
     return len(wanted) == len(dimensions) and all(w in (-1, d) for w, d in zip(wanted, dimensions, strict=True))
 
 

@@ -1,7 +1,9 @@
-"""The streams of a runner whose model answers in parts: they share the model's own thread, round robin, a part at a time."""
+"""The streams of a runner whose model answers in parts: they share the model's own thread, round robin, a turn at a time. A turn
+is one part, or quick parts that follow each other, for half a millisecond at most."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from roadworthy.runtime.runners.inline import CheckedParts, InlineRunner
 from roadworthy.runtime.runners.isolated.frames import (
     AHEAD_BYTES,
     AHEAD_PARTS,
+    AHEAD_QUICK_PARTS,
+    AHEAD_S,
     ANSWERED,
     NOT_RUN,
     Outcomes,
@@ -25,6 +29,48 @@ from roadworthy.runtime.runners.isolated.state import StateWriter
 
 Key = tuple[object, int]
 """A connection, and the number of the message that began the stream."""
+_TURN_S = 0.0005
+"""The turn of a stream ends with the first part after so many seconds; of several streams, each has its share of them."""
+
+
+class _Ahead:
+    """The parts of a stream that were sent and not taken: bytes and seconds of each, and of all."""
+
+    __slots__ = ("_bytes", "_most", "_parts", "_seconds", "_size")
+
+    def __init__(self) -> None:
+        self._parts: deque[tuple[int, float]] = deque()
+        self._bytes = self._size = 0
+        self._seconds = 0.0
+        self._most = AHEAD_PARTS
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another part may be sent."""
+        count = len(self._parts)
+        if not count:
+            return True
+        return self._bytes < AHEAD_BYTES and (count < AHEAD_PARTS or (count < self._most and self._seconds < AHEAD_S))
+
+    @property
+    def room(self) -> int:
+        """How many parts may be asked for at once, at least one: fewer if they would be too long, judged by the last one."""
+        return max(1, min(AHEAD_PARTS - len(self._parts), (AHEAD_BYTES - self._bytes) // max(1, self._size)))
+
+    def sent(self, size: int, seconds: float) -> None:
+        """Count a part."""
+        self._size = size
+        self._parts.append((size, seconds))
+        self._bytes += size
+        self._seconds += seconds
+
+    def taken(self, parts: int) -> None:
+        """Forget the first parts: the caller reads, so that quick parts may be further ahead."""
+        self._most = AHEAD_QUICK_PARTS
+        for _ in range(min(parts, len(self._parts))):
+            size, seconds = self._parts.popleft()
+            self._bytes -= size
+            self._seconds = self._seconds - seconds if self._parts else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +79,7 @@ class _Stream:
 
     Attributes:
         asked: its request. parts: None before its first step.
-        ahead: bytes of the parts that were sent and not taken.
+        ahead: the parts that were sent and not taken.
         waiting: a step was asked for and is under way; is_ready: it has ended, and its part can be taken.
         began: when that step began, on the performance counter. ended: it takes no further step.
     """
@@ -41,7 +87,7 @@ class _Stream:
     key: Key
     asked: Asked
     parts: CheckedParts | None
-    ahead: deque[int]
+    ahead: _Ahead
     waiting: bool = False
     is_ready: bool = False
     began: float = 0.0
@@ -49,7 +95,7 @@ class _Stream:
 
     @property
     def may_go_on(self) -> bool:
-        return not self.waiting and len(self.ahead) < AHEAD_PARTS and (not self.ahead or sum(self.ahead) < AHEAD_BYTES)
+        return not (self.waiting or self.ended) and self.ahead.has_room
 
 
 class Streams:
@@ -57,14 +103,14 @@ class Streams:
 
     Args:
         state: shows the begin of each step, so that one that never ends is noticed.
-        after_step: called after each step, before its part is sent.
+        after_turn: called after each turn.
         wake: ends the wait for messages; on any thread.
     """
 
-    def __init__(self, runner: InlineRunner, state: StateWriter, after_step: Callable[[], None]) -> None:
+    def __init__(self, runner: InlineRunner, state: StateWriter, after_turn: Callable[[], None]) -> None:
         self._runner = runner
         self._state = state
-        self._after_step = after_step
+        self._after_turn = after_turn
         self._streams: dict[Key, _Stream] = {}
         self._next: deque[_Stream] = deque()
         self._ready: deque[_Stream] = deque()
@@ -77,7 +123,7 @@ class Streams:
 
     def add(self, asked: Asked, key: Key) -> None:
         """Begin a stream with its next step."""
-        stream = self._streams[key] = _Stream(key, asked, None, deque())
+        stream = self._streams[key] = _Stream(key, asked, None, _Ahead())
         self._next.append(stream)
 
     def credit(self, key: Key, parts: int) -> None:
@@ -86,8 +132,7 @@ class Streams:
         if stream is None:
             return
         blocked = not stream.may_go_on and not stream.waiting
-        for _ in range(min(parts, len(stream.ahead))):
-            stream.ahead.popleft()
+        stream.ahead.taken(parts)
         if blocked and stream.may_go_on:
             self._next.append(stream)
 
@@ -103,7 +148,7 @@ class Streams:
             self.cancel(key)
 
     def run_next(self) -> None:
-        """Let the next stream take a step."""
+        """Let the next stream have its turn."""
         while self._ready:
             stream = self._ready.popleft()
             stream.waiting, stream.is_ready = False, True
@@ -116,19 +161,29 @@ class Streams:
         if stream.parts is None and min(stream.asked.deadlines) <= time.monotonic():
             self._end(stream, Outcomes((NOT_RUN,), (), None))
             return
+        until = time.perf_counter() + _TURN_S / (1 + len(self._next))
         try:
-            self._step(stream)
+            while self._step(stream) < until and stream.may_go_on:
+                pass
+            if stream.may_go_on:
+                self._next.append(stream)
         except ModelFault as fault:
             if not isinstance(fault, InputRefused):  # that is the caller's value
                 self._log.error("run-failed", code=fault.code, reason=fault.message, exc_info=fault.__cause__)
             self._end(stream, Outcomes((1,), (fault,), None))
+        finally:
+            self._after_turn()
 
-    def _step(self, stream: _Stream) -> None:
+    def _step(self, stream: _Stream) -> float:
         """Take the next part and send it; an async generator is first asked for it, and comes back when it has it.
+
+        Returns:
+            when it was sent, on the performance counter; infinite when the turn is over with it.
 
         Raises:
             ModelFault: the model failed.
         """
+        is_first = stream.parts is None
         if not stream.is_ready:
             stream.began = time.perf_counter()
         self._state.begin()
@@ -137,24 +192,22 @@ class Streams:
                 stream.asked.begin()
                 stream.parts = self._runner.parts(stream.asked.batch)
             ask = stream.parts.ask
-            if ask is not None and not stream.is_ready:
+            if ask is not None and not stream.is_ready and not ask(partial(self._has_part, stream), stream.ahead.room):
                 stream.waiting = True
-                ask(partial(self._has_part, stream))
-                return
+                return math.inf
             stream.is_ready = False
             part = stream.parts.next()
             if part is not None:
                 check_answer(part)
         finally:
             self._state.end()
-            self._after_step()
         if part is None:
             self._end(stream, Outcomes((ANSWERED,), (), None))
-            return
-        seconds = time.perf_counter() - stream.began
-        stream.ahead.append(stream.asked.part(Outcomes((ANSWERED,), (), part, part.rows, seconds)))
-        if stream.may_go_on:
-            self._next.append(stream)
+            return math.inf
+        now = time.perf_counter()
+        seconds = now - stream.began
+        stream.ahead.sent(stream.asked.part(Outcomes((ANSWERED,), (), part, part.rows, seconds)), seconds)
+        return math.inf if is_first else now
 
     def _has_part(self, stream: _Stream) -> None:
         """Called on another thread."""
@@ -177,4 +230,3 @@ class Streams:
             self._log.error("stream-not-closed", reason=f"{type(error).__name__}: {error}"[:200])
         finally:
             self._state.end()
-            self._after_step()

@@ -1,0 +1,92 @@
+"""How far a stream may be ahead of its caller, and how long its turn is, by a clock that the model moves."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roadworthy.runtime.runners.inline import InlineRunner
+from roadworthy.runtime.runners.isolated import streams
+from roadworthy.runtime.runners.isolated.frames import AHEAD_BYTES, AHEAD_PARTS, AHEAD_QUICK_PARTS, AHEAD_S, Outcomes
+from roadworthy.runtime.runners.isolated.joining import Asked
+from roadworthy.runtime.runners.isolated.streams import _TURN_S, Streams
+from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Field
+
+ROW = Batch.from_columns(Layout((Field("x", DType.FLOAT64),)), [(np.ones(1), None)], 1)
+FAR = 1e18
+
+
+class Scene:
+    """Streams of a model that takes `step_s` for each part and never ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step_s: float, size: int = 100) -> None:
+        self.now, self.step_s, self.size = 0.0, step_s, size
+        self.sent: list[int] = []
+        monkeypatch.setattr(streams, "time", SimpleNamespace(perf_counter=lambda: self.now, monotonic=lambda: self.now))
+        state: Any = SimpleNamespace(begin=lambda: None, end=lambda: None)
+        loaded: Any = SimpleNamespace(run=None, concurrent=False, parts=lambda _: self)
+        self.streams = Streams(InlineRunner(loaded), state, lambda: None)
+        self.ask = None
+
+    def add(self, number: int) -> None:
+        """Begin a stream."""
+
+        def part(_: Outcomes) -> int:
+            self.sent.append(number)
+            return self.size
+
+        self.streams.add(Asked(ROW, (1,), (FAR,), lambda: None, lambda _: None, part), (self, number))
+
+    def __next__(self) -> Batch:
+        self.now += self.step_s
+        return ROW
+
+    def until_blocked(self) -> int:
+        """Run all turns; the number of parts sent so far."""
+        while self.streams:
+            self.streams.run_next()
+        return len(self.sent)
+
+
+def test_nobody_reads_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a stream is AHEAD_PARTS ahead, however quick it is."""
+    scene = Scene(monkeypatch, 0.0)
+    scene.add(1)
+    assert scene.until_blocked() == AHEAD_PARTS
+
+
+@pytest.mark.parametrize(
+    ("step_s", "size", "ahead"),
+    [
+        (0.0, 100, AHEAD_QUICK_PARTS),
+        (AHEAD_S / 50, 100, 50),
+        (AHEAD_S, 100, AHEAD_PARTS),
+        (0.0, AHEAD_BYTES // 4, 4),
+        (0.0, 2 * AHEAD_BYTES, 1),
+    ],
+    ids=["by number", "by time", "slow", "by bytes", "one is always allowed"],
+)
+def test_quick_parts_may_be_further_ahead(monkeypatch: pytest.MonkeyPatch, step_s: float, size: int, ahead: int) -> None:
+    """Once the caller has taken some."""
+    scene = Scene(monkeypatch, step_s, size)
+    scene.add(1)
+    taken = scene.until_blocked()
+    scene.streams.credit((scene, 1), taken)
+    assert scene.until_blocked() - taken == pytest.approx(ahead, abs=1)
+
+
+def test_the_first_part_ends_a_turn_and_streams_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a stream that begins does not wait for the whole of the others'."""
+    scene = Scene(monkeypatch, _TURN_S / 4)
+    scene.add(1)
+    scene.add(2)
+    scene.streams.run_next()
+    scene.streams.run_next()
+    assert scene.sent == [1, 2]
+    scene.streams.run_next()
+    assert scene.sent == [1, 2, 1, 1]
