@@ -68,7 +68,7 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
     everything."""
     first = context(url, tmp_path)
     with first.database.begin() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection.everywhere), metadata) == []
     frame = Telemetry(
         gateway="gw-1",
         boot="b",
