@@ -197,6 +197,25 @@ def test_what_is_placed_apart_is_ordered(play: Any) -> None:
     play(scene, a=apart(copies=2, threads=2))
 
 
+def test_fewer_copies_stop_the_others(play: Any) -> None:
+    """Although a worker holds the version: it has moved to the copies that are left. More copies are ordered again."""
+
+    async def scene(machine: Machine) -> None:
+        machine.held.add(A)
+        machine.take_snapshot(A)
+        before = await machine.until(lambda: len(machine.names()) == 3 and machine.names())
+        machine.placed[A] = apart(copies=1)
+        machine.take_snapshot(A)
+        await machine.until(lambda: machine.names() == before[:1], "one copy is left")
+        await machine.looks()
+        machine.placed[A] = apart(copies=2)
+        machine.take_snapshot(A)
+        await machine.until(lambda: len(machine.names()) == 2, "there are two again")
+        assert machine.names()[0] == before[0]
+
+    play(scene, a=apart(copies=3))
+
+
 def test_a_restarted_agent_takes_runners_over(play: Any, tmp_path: Path) -> None:
     """It orders nothing before it knows the running ones, and then the same names: no runner restarts."""
     first: list[str] = []

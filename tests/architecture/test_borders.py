@@ -34,6 +34,16 @@ def _environment_names(node: ast.AST) -> Iterator[str]:
         yield from (f"os.{alias.name}" for alias in node.names if alias.name in forbidden)
 
 
+def connection_faults(source: Path) -> list[str]:
+    """Places outside the store that import SQLAlchemy's own connection, whose statements are not bound to a project."""
+    return [
+        f"{path.relative_to(source)}:{node.lineno}"
+        for path, node in _nodes(source)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sqlalchemy"
+        if "store" not in path.relative_to(source).parts and {"Connection", "create_engine"} & {each.name for each in node.names}
+    ]
+
+
 def broad_faults(source: Path) -> list[str]:
     """Handlers of any exception without a reason, a comment on their own line or on the next one.
 
@@ -110,3 +120,14 @@ except Exception as error:
     raise ValueError from error
 """
     assert broad_faults(plant({"bad.py": text})) == ["bad.py:3", "bad.py:5", "bad.py:8"]
+
+
+def test_every_statement_goes_through_a_projects_connection(source: Path) -> None:
+    """Only the store opens connections of SQLAlchemy."""
+    assert connection_faults(source) == []
+
+
+def test_planted_connections_are_found(plant: Plant) -> None:
+    """They are found by import; those in the store are allowed."""
+    text = "from sqlalchemy import Connection, select\n"
+    assert connection_faults(plant({"control/bad.py": text, "store/good.py": text})) == ["control/bad.py:1"]

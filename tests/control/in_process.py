@@ -14,22 +14,37 @@ from roadworthy.control.resources import keys
 from roadworthy.foundation.keys import make_key
 
 
+class InProcess(httpx.BaseTransport):
+    """Passes requests to an ASGI application, each in an event loop of its own."""
+
+    def __init__(self, app: Any) -> None:
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The application's reply."""
+
+        async def one() -> httpx.Response:
+            sent = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+            reply = await self._transport.handle_async_request(sent)
+            return httpx.Response(reply.status_code, headers=reply.headers, content=await reply.aread())
+
+        return asyncio.run(one())
+
+
+def client_of(context: ControlContext, app: Any, role: str = "admin", name: str = "me") -> httpx.Client:
+    """A client of the application with a new key of the context's project."""
+    key_id, key = make_key()
+    keys.ensure(context, [{"id": key_id, "key": key, "role": role, "name": name}])
+    return httpx.Client(transport=InProcess(app), base_url="http://127.0.0.1", headers={"Authorization": f"Bearer {key}"})
+
+
 class Caller:
     """An administrator who sends requests to its application."""
 
     def __init__(self, context: ControlContext) -> None:
-        key_id, self._key = make_key()
-        keys.ensure(context, [{"id": key_id, "key": self._key, "role": "admin", "name": "me"}])
-        self._app = create_app(context)
+        self._client = client_of(context, create_app(context))
 
     def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """The reply to one request. `body` is a JSON document, or its text as bytes."""
-
-        async def one() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
-            every = {"Authorization": f"Bearer {self._key}", **(headers or {})}
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=every) as client:
-                content = {"content": body} if isinstance(body, bytes) else {"json": body}
-                return await client.request(method, path, **content)
-
-        return asyncio.run(one())
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return self._client.request(method, path, headers=headers, **content)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,7 +18,7 @@ from sqlalchemy import event, select
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import endpoints, keys
-from roadworthy.control.context import ControlContext
+from roadworthy.control.context import ControlContext, asked_with
 from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.control.resources import idempotency
 from roadworthy.control.wiring import build_context
@@ -24,6 +28,7 @@ from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, three_versions
 from tests.control.in_process import Caller
 from tests.control_plane import ControlProcess
 from tests.defaults import control_document
+from tests.waiting import eventually
 
 ME = Principal("me", "me", "admin", frozenset())
 
@@ -136,21 +141,80 @@ def context(tmp_path: Path) -> Any:
     found.database.close()
 
 
-def test_a_key_that_is_stuck_is_free_again(context: ControlContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a control plane was killed in the middle; and replies are deleted after a day. Keys of others do not count."""
+def another(context: ControlContext, *, shared: bool) -> ControlContext:
+    """The next control plane on the same database, or one beside it."""
+    database = context.database.of(context.database.project)
+    database.shared = shared
+    return replace(context, database=database, boot="another", under_way=set(), projects={})
+
+
+def test_keys_are_of_their_caller_and_operation(context: ControlContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their replies are deleted after a day."""
     taken = idempotency.key_id(ME, endpoints.ROLL_BACK, "k")
     assert taken != idempotency.key_id(ME, keys.CREATE, "k")
     assert taken != idempotency.key_id(Principal("you", "you", "admin", frozenset()), endpoints.ROLL_BACK, "k")
     now_us = context.clock.now_us()
     assert idempotency.take(context, taken, LINE) is None
-    with pytest.raises(Conflict, match="still being carried out"):
-        idempotency.take(context, taken, LINE)
-    monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + idempotency.STUCK_US + 10**6)
-    assert idempotency.take(context, taken, LINE) is None
     idempotency.keep(context, taken, 200, "{}")
     assert idempotency.take(context, taken, LINE) == idempotency.KeptReply(200, "{}")
     monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + 2 * 24 * 3_600 * 10**6)
     assert idempotency.take(context, taken, "other") is None
+
+
+def test_a_successor_frees_the_keys_of_its_predecessor(context: ControlContext) -> None:
+    """At once. If the predecessor lives after all, it can neither commit nor give the key back."""
+    taken = idempotency.key_id(ME, endpoints.ROLL_BACK, "k")
+    assert idempotency.take(context, taken, LINE) is None
+    with pytest.raises(Conflict, match="still being carried out"):
+        idempotency.take(context, taken, LINE)
+    successor = another(context, shared=False)
+    assert idempotency.take(successor, taken, LINE) is None
+    asking = asked_with.set(taken)
+    with context.database.begin() as connection, pytest.raises(Conflict, match="another control plane"):
+        context.audit(connection, "me", "rollback", "line")
+    asked_with.reset(asking)
+    idempotency.give_back(context, taken)
+    with pytest.raises(Conflict, match="still being carried out"):
+        idempotency.take(successor, taken, LINE)
+
+
+def test_of_several_control_planes_each_renews_its_keys(context: ControlContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is not renewed for the time of a lease is free; one whose request is over needs no lease."""
+    one, other = another(context, shared=True), replace(another(context, shared=True), boot="third", under_way=set(), projects={})
+    taken = idempotency.key_id(ME, endpoints.ROLL_BACK, "k")
+    now_us = context.clock.now_us()
+    assert idempotency.take(one, taken, LINE) is None
+    for at_us, renews in ((idempotency.LEASE_US - 1, True), (2 * idempotency.LEASE_US - 2, False)):
+        monkeypatch.setattr(type(context.clock), "now_us", lambda _, at_us=at_us: now_us + at_us)
+        with pytest.raises(Conflict, match="still being carried out"):
+            idempotency.take(other, taken, LINE)
+        if renews:
+            idempotency.renew(one)
+    monkeypatch.setattr(type(context.clock), "now_us", lambda _: now_us + 2 * idempotency.LEASE_US)
+    assert idempotency.take(other, taken, LINE) is None
+    other.under_way.discard(taken)
+    assert idempotency.take(other, taken, LINE) is None
+
+
+def test_a_push_that_was_killed_is_repeated_at_once(control: ControlProcess, make_package: Callable[..., Path]) -> None:
+    """With the same key, as soon as the control plane runs again."""
+    content = make_package().read_bytes()
+
+    def push() -> int:
+        with control.client(control.admin_key) as client:
+            return client.post("/api/v1/packages", content=content, headers=named("a")).status_code
+
+    def is_taken() -> bool:
+        with closing(sqlite3.connect(control.folder / "roadworthy.db")) as database:
+            return bool(database.execute("SELECT count(*) FROM kept_replies").fetchone()[0])
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(push)
+        eventually(is_taken, "the first push has taken the key")
+        control.kill()
+        assert isinstance(first.exception(), httpx.HTTPError)
+    control.start()
+    assert push() == 201
 
 
 def test_a_caller_forgets_its_own_keys_only(context: ControlContext, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +229,7 @@ def test_a_caller_forgets_its_own_keys_only(context: ControlContext, monkeypatch
             plans.extend(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given))
 
     with context.database.begin() as connection:
-        engine = connection.engine
+        engine = connection.everywhere.engine
     event.listen(engine, "before_cursor_execute", explain)
     for number, taken in enumerate([yours, *mine]):
         monkeypatch.setattr(type(context.clock), "now_us", lambda _, number=number: 10**15 + number)
@@ -203,13 +267,12 @@ def test_an_error_after_the_commit_does_not_give_the_key_back(context: ControlCo
 
 
 def test_a_reply_that_cannot_be_kept_is_still_sent(context: ControlContext) -> None:
-    """A secret would be lost; the repetition creates nothing, also after the time of a stuck key. So it is with a refusal."""
+    """A secret would be lost; the repetition creates nothing. So it is with a refusal, whose key is free again."""
     caller = Caller(context)
     with patch.object(idempotency, "keep", side_effect=Unavailable("busy", code="database-busy")):
         assert caller.send(*CREATE, named("a")).json()["key"]
-    later = context.clock.now_us() + idempotency.STUCK_US + 10**6
-    with patch.object(type(context.clock), "now_us", return_value=later):
-        assert caller.send(*CREATE, named("a")).json()["code"] == "idempotency-key-spent"
+    assert caller.send(*CREATE, named("a")).json()["code"] == "idempotency-key-spent"
     assert made(caller) == 1
     with patch.object(idempotency, "give_back", side_effect=Unavailable("busy", code="database-busy")):
         assert caller.send("POST", "/api/v1/endpoints/line:rollback", None, named("a")).json()["code"] == "unknown-endpoint"
+    assert caller.send("POST", "/api/v1/endpoints/line:rollback", None, named("a")).json()["code"] == "unknown-endpoint"

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from roadworthy.client import Client
+from roadworthy.client.calls import CONTROL
+from roadworthy.client.connection import Connection
 from roadworthy.control.context import ControlContext
+from roadworthy.control.http.app import create_app
+from roadworthy.control.resources import pages
 from roadworthy.control.resources.pages import PAGE
 from roadworthy.control.wiring import build_context
 from roadworthy.rollout import rollouts
 from roadworthy.rollout.decide import machine
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.rollouts import Rollout
-from tests.control.in_process import Caller
+from roadworthy.settings import ClientSettings
+from tests.control.in_process import Caller, client_of
 from tests.defaults import control_document
 
 
@@ -46,6 +53,27 @@ def test_running_rollouts_are_whole_without_a_cursor(context: ControlContext) ->
     rest = caller.send("GET", f"/api/v1/rollouts?cursor={first['next']}").json()
     assert (len(first["items"]), len(rest["items"]), rest["next"]) == (PAGE, 5, None)
     assert [*first["items"], *rest["items"]] == whole["items"]
+
+
+def test_a_client_reads_every_page(context: ControlContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every list: it asks for a page at a time, and returns all items in order."""
+    monkeypatch.setattr(pages, "PAGE", 2)
+    http = client_of(context, create_app(context))
+    asked: list[httpx.URL] = []
+    http.event_hooks = {"request": [lambda request: asked.append(request.url)]}
+    for number in range(5):
+        add(context, f"e{number}", number)
+        assert http.post("/api/v1/keys", json={"role": "predictor", "name": f"k{number}"}).status_code == 201
+    settings = ClientSettings(control_url="http://127.0.0.1")
+    client = Client.from_settings(settings)
+    control = Connection("http://127.0.0.1", settings, CONTROL)
+    control._http = http
+    client.transport.connections[CONTROL] = control
+    asked.clear()
+    keys = client.keys()
+    assert [each.name for each in keys] == ["me", *(f"k{number}" for number in range(5))]
+    assert [each.endpoint for each in client.rollouts.in_progress()] == [f"e{number}" for number in range(5)]
+    assert [url.path for url in asked] == ["/api/v1/keys"] * 3 + ["/api/v1/rollouts"] * 3
 
 
 def test_the_last_page_says_so(context: ControlContext) -> None:

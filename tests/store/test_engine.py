@@ -26,7 +26,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_describes(tmp_path: Pa
     """Alembic finds nothing to add or drop after the last revision."""
     database = open_database(url(tmp_path))
     with database.begin() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection.everywhere), metadata) == []
     database.close()
 
 
@@ -158,7 +158,7 @@ def test_the_fifth_migration_names_keys_by_their_ids(tmp_path: Path) -> None:
     bare.dispose()
     database = open_database(url(tmp_path))
     with database.begin() as connection:
-        named = {row.id: row.name for row in connection.execute(sa.text("SELECT id, name FROM keys"))}
+        named = {row.id: row.name for row in connection.everywhere.execute(sa.text("SELECT id, name FROM keys"))}
     assert named == {"key-a": "key-a", "key-b": "local", "key-c": "key-c", "key-d": "key-d"}
     database.close()
 
@@ -176,6 +176,6 @@ def test_the_second_migration_keeps_what_is_there(tmp_path: Path) -> None:
     database = open_database(url(tmp_path))
     with database.begin() as connection:
         assert read_revision(connection) == ("epoch-1", 7)
-        assert connection.execute(sa.text("SELECT event FROM stores")).scalar() == 0
-        assert connection.execute(sa.text("SELECT count, lost_records FROM request_counts, gateways")).one() == (9, 3)
+        assert connection.everywhere.execute(sa.text("SELECT event FROM stores")).scalar() == 0
+        assert connection.everywhere.execute(sa.text("SELECT count, lost_records FROM request_counts, gateways")).one() == (9, 3)
     database.close()

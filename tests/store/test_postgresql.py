@@ -68,7 +68,7 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
     everything."""
     first = context(url, tmp_path)
     with first.database.begin() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection.everywhere), metadata) == []
     frame = Telemetry(
         gateway="gw-1",
         boot="b",
@@ -169,7 +169,7 @@ def test_d20_a_newer_schema_is_refused_on_postgresql(url: str) -> None:
     """D20: as on SQLite."""
     database = open_database(url)
     with database.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.everywhere.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     database.close()
     with pytest.raises(StoreError) as caught:
         open_database(url)
@@ -208,7 +208,7 @@ def test_one_leads_and_another_takes_over(url: str) -> None:
     other.lead.renew()
     assert (one.lead.held, other.lead.held) == (True, False)
     with other.begin() as connection:  # as an administrator who ends a session
-        connection.exec_driver_sql(
+        connection.everywhere.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_locks"
             " WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -229,7 +229,7 @@ def test_a_server_that_was_gone_is_found_again(url: str) -> None:
         epoch, _ = read_revision(connection)
     for _ in range(20):  # how the end of a connection is seen depends on the moment
         with admin.begin() as connection:
-            connection.exec_driver_sql(
+            connection.everywhere.exec_driver_sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )

@@ -10,13 +10,14 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import delete, insert, select
 
 from roadworthy.contract.api.keys import ROLES
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
 from roadworthy.foundation.keys import hash_key
+from roadworthy.store.connection import Connection
 from roadworthy.store.rows import columns_of, read_row
-from roadworthy.store.tables import PROJECT, keys
+from roadworthy.store.tables import keys
 
 ADMIN, PREDICTOR, GATEWAY = ROLES
 
@@ -53,7 +54,7 @@ def add(connection: Connection, key: Key) -> None:
         raise InvalidRequest(f"unknown role {key.role[:80]!r}", code="unknown-role", hint=f"roles are {', '.join(ROLES)}")
     if is_named(connection, key.name):
         raise Conflict("another key has this name", code="key-name-taken", hint="choose another name for the key")
-    connection.execute(insert(keys).values(project=PROJECT, **columns_of(key)))
+    connection.execute(insert(keys).values(**columns_of(key)))
 
 
 def is_named(connection: Connection, name: str) -> bool:

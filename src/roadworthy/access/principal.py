@@ -26,7 +26,7 @@ class Principal:
         name: of the key; a gateway reports under it.
         role: admin, predictor or gateway.
         scopes: the permissions that the role has.
-        project: whose objects it may use.
+        project: of the key; the principal sees and changes the objects of this project only.
         endpoints: those that a predictor may call; None for all.
     """
 
@@ -38,10 +38,10 @@ class Principal:
     endpoints: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, key: Key) -> Principal:
-        """The principal of a key."""
+    def of(cls, key: Key, project: str = PROJECT) -> Principal:
+        """The principal of a key of that project."""
         endpoints = key.endpoints if key.role == PREDICTOR else None
-        return cls(key.id, key.name, key.role, _SCOPES.get(key.role, frozenset()), endpoints=endpoints)
+        return cls(key.id, key.name, key.role, _SCOPES.get(key.role, frozenset()), project, endpoints)
 
     def check_endpoint(self, name: str) -> None:
         """Refuse an endpoint that the key does not include.

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import insert, select
 
 from roadworthy.foundation.ids import PredictionIds
-from roadworthy.store.tables import PROJECT, audit_entries
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import audit_entries
 
 _SHOWN = [column for column in audit_entries.c if column.name != "project"]
 _ids = PredictionIds()
@@ -30,7 +31,6 @@ def append(connection: Connection, at_us: int, event: AuditEvent) -> None:
     """Write one entry."""
     connection.execute(
         insert(audit_entries).values(
-            project=PROJECT,
             id=_ids.next(),
             at_us=at_us,
             actor=event.actor,

@@ -1,7 +1,7 @@
 """Numbered events for other systems to follow: `control` writes an event in the transaction of the change itself.
 
-Numbers come from the store's one row, which is locked until the transaction ends: a reader that sees one event has seen all
-earlier ones.
+Numbers come from the project's row in `stores`, which is locked until the transaction ends: a reader that sees one event has
+seen all earlier ones.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from roadworthy.audit.entries import AuditEvent
-from roadworthy.store.tables import PROJECT, events, stores
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import events, stores
 
 KEPT = 10_000
 """Number of newest events that are kept."""
@@ -26,7 +27,6 @@ def announce(connection: Connection, at_us: int, event: AuditEvent) -> int:
     detail = {"by": event.actor, **event.detail}
     connection.execute(
         insert(events).values(
-            project=PROJECT,
             number=number,
             at_us=at_us,
             kind=event.verb,

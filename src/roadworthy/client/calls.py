@@ -242,10 +242,10 @@ def read(operation: Operation[R], reply: httpx.Response) -> R:
         raise unexpected_reply(reply, CONTROL) from error
 
 
-def every(operation: Operation[Page[T]], names: Mapping[str, str] | None = None) -> Call[list[T]]:
-    """The items of all pages."""
+def every(operation: Operation[Page[T]], names: Mapping[str, str] | None = None, first: str | None = None) -> Call[list[T]]:
+    """The items of all pages. `first` is the cursor of the first page, for a list that is whole without one."""
     items: list[T] = []
-    cursor: str | int | None = None
+    cursor: str | int | None = first
     while True:
         page = yield from ask(operation, names, params={"cursor": cursor})
         items += page.items

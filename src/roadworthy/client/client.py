@@ -28,6 +28,7 @@ from roadworthy.contract.api.feedback import FeedbackReply
 from roadworthy.contract.api.keys import ApiKey, CreatedKey, NewKey
 from roadworthy.contract.api.registry import Model, Version
 from roadworthy.contract.api.system import AuditEntry, Events, Status
+from roadworthy.foundation.files import temporary_beside
 from roadworthy.foundation.references import VersionReference
 from roadworthy.settings import ClientSettings, load_settings
 
@@ -162,11 +163,15 @@ class ClientCalls:
 
     @call
     def download(self, reference: str, path: Path) -> Call[None]:
-        """Download a version's packed file to `path`."""
-        operation = registry.DOWNLOAD
-        with path.open("wb") as handle:
-            url = operation.url(**_names(reference))
-            yield Request(CONTROL, operation.method, url, timeout_s=PUSH_TIMEOUT_S, sink=handle.write)
+        """Download a version's packed file to `path`, which is replaced once the whole file is there."""
+        operation, staged = registry.DOWNLOAD, temporary_beside(path)
+        try:
+            with staged.open("xb") as handle:
+                url = operation.url(**_names(reference))
+                yield Request(CONTROL, operation.method, url, timeout_s=PUSH_TIMEOUT_S, sink=handle.write)
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
 
     # Endpoints
 

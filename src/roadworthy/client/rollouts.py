@@ -73,7 +73,7 @@ class RolloutCalls:
     @call
     def in_progress(self) -> Call[list[Rollout]]:
         """The running and waiting rollouts of all endpoints."""
-        return every(api.LIST_OPEN)
+        return every(api.LIST_OPEN, first="")
 
     @call
     def pause(self, endpoint: str, rollout_id: str = CURRENT) -> Call[CommandedRollout | NoRollout]:

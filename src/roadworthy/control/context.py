@@ -6,22 +6,24 @@ import threading
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, update
+from sqlalchemy import ColumnElement, update
 
+from roadworthy.access.principal import Principal
 from roadworthy.audit import events
 from roadworthy.audit.entries import AuditEvent, append
 from roadworthy.control.publish.event_stream import EventStream
 from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.control.resources.proof import Proving
 from roadworthy.foundation.clock import Clock
-from roadworthy.foundation.errors import Unavailable
+from roadworthy.foundation.errors import Conflict, Unavailable
 from roadworthy.foundation.ids import random_id
 from roadworthy.store.blobs import BlobStore
-from roadworthy.store.engine import WAIT_S, Database
-from roadworthy.store.tables import PROJECT, kept_replies
+from roadworthy.store.connection import Connection
+from roadworthy.store.engine import WAIT_S, Database, list_projects
+from roadworthy.store.tables import kept_replies
 from roadworthy.webhooks.sending import Sender
 
 NOTED = 0
@@ -36,9 +38,9 @@ class ControlSettings:
 
     Attributes:
         max_package_bytes: size of the largest package that may be pushed.
-        feedback_max_rows: rows of feedback kept; whole rollouts are deleted, those that ended longest ago first.
+        feedback_max_rows: rows of feedback kept of a project; whole rollouts are deleted, those that ended longest ago first.
         allowed_hosts: names that a request's Host header may carry, in addition to the loopback names.
-        record_max_bytes: total size of record files kept; the oldest are deleted first.
+        record_max_bytes: total size of record files kept of a project; the oldest are deleted first.
         proving: how pushed packages are proved.
         database_wait_s: how long a change waits for a locked database, in seconds.
         webhook_networks: private networks that webhooks may call, as address/bits.
@@ -102,12 +104,13 @@ class Once:
 
 def is_key(taken: str) -> ColumnElement[bool]:
     """Whether a row is that of the idempotency key with this id."""
-    return and_(kept_replies.c.project == PROJECT, kept_replies.c.id == taken)
+    return kept_replies.c.id == taken
 
 
 @dataclass(frozen=True)
 class ControlContext:
-    """The parts of the control plane, passed to each operation."""
+    """The parts of the control plane, passed to each operation. Database, snapshots, events and reports are those of one project;
+    all projects share the other parts."""
 
     database: Database
     blobs: BlobStore
@@ -121,6 +124,41 @@ class ControlContext:
     reported: Once = field(default_factory=Once)
     boot: str = field(default_factory=lambda: random_id("control"))
     """Names this life of the control plane: monotonic clocks of different lives cannot be compared."""
+
+    under_way: set[str] = field(default_factory=set)
+    """Ids of the idempotency keys of requests that are being carried out."""
+    projects: dict[str, ControlContext] = field(default_factory=dict)
+    """The contexts of all known projects by name, this one's too; shared by them."""
+
+    def __post_init__(self) -> None:
+        self.projects[self.database.project] = self
+
+    def principal(self, key_text: str) -> Principal | None:
+        """The principal whose key has this text, of any project; None for an unknown key."""
+        for context in tuple(self.projects.values()):  # the controllers may add one meanwhile
+            if (key := context.publisher.key(key_text)) is not None:
+                return Principal.of(key, context.database.project)
+        return None
+
+    def find_projects(self) -> list[ControlContext]:
+        """The contexts of all projects in the store, after making those that are new.
+
+        Raises:
+            Unavailable: the codes of `Database.begin`.
+        """
+        with self.database.begin() as connection:
+            names = list_projects(connection)
+        for name in names:
+            if name not in self.projects:
+                own = self.database.of(name)
+                parts: dict[str, Any] = {
+                    "publisher": self.publisher.of(own),
+                    "stream": EventStream(own),
+                    "reported": Once(),
+                    "under_way": set(),
+                }
+                replace(self, database=own, **parts)
+        return list(self.projects.values())
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:
@@ -136,11 +174,22 @@ class ControlContext:
 
     def audit(self, connection: Connection, actor: str, verb: str, subject: str, **detail: Any) -> None:
         """Append to the audit trail, in the operation's own transaction. Since every change is audited, this also notes at the
-        request's idempotency key that the request had its effect."""
+        request's idempotency key that the request had its effect.
+
+        Raises:
+            Conflict: "idempotency-key-in-use": another process has the key now.
+        """
         facts: Mapping[str, Any] = detail
         append(connection, self.clock.now_us(), AuditEvent(actor, verb, subject, facts))
         if (taken := asked_with.get()) is not None:
-            connection.execute(update(kept_replies).where(is_key(taken)).values(status=NOTED))
+            mine = is_key(taken) & (kept_replies.c.holder == self.boot)
+            if not connection.execute(update(kept_replies).where(mine).values(status=NOTED)).rowcount:
+                raise Conflict(
+                    "another control plane carries out this request, because this one did not respond for a while",
+                    code="idempotency-key-in-use",
+                    hint="try again in a second",
+                    retry_after_s=1.0,
+                )
 
     def announce(self, connection: Connection, actor: str, kind: str, subject: str, **detail: Any) -> None:
         """Publish an event to all followers as soon as this transaction has succeeded."""

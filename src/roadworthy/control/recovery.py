@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, make_url
+from sqlalchemy import make_url
 
 from roadworthy.access import keys
 from roadworthy.audit.entries import AuditEvent, append
@@ -19,6 +19,7 @@ from roadworthy.foundation.clock import Clock
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound, StoreError
 from roadworthy.foundation.files import fsync_folder, temporary_beside
 from roadworthy.foundation.keys import hash_key, make_key
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import begin_life, bump_revision, open_database, read_revision
 
 RESTORE, RECOVERY = "restore", "recovery"

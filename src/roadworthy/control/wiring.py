@@ -45,4 +45,5 @@ def build_context(document: Mapping[str, Any]) -> ControlContext:
     sender = Sender([ip_network(text) for text in settings.webhook_networks], clock)
     context = ControlContext(database, blobs, publisher, stream, clock, settings, sender, lock)
     ensure(context, document.get("bootstrap_keys", ()))
+    context.find_projects()
     return context

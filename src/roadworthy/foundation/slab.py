@@ -422,6 +422,11 @@ class SlabReader:
             if kind != _FREE
         ]
 
+    def fingerprint(self) -> tuple[int, ...]:
+        """Equal to an earlier one while no cell has changed. Takes much less time than reading."""
+        firsts = [(self._geometry.start(slot) + self._geometry.values) // 8 for slot in range(self.slots)]
+        return tuple(hash(self._all[first : first + self._geometry.cells].tobytes()) for first in firsts)
+
     def close(self) -> None:
         """Unmap the file."""
         self._all.release()

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from roadworthy.contract.telemetry import RunTimes, Telemetry, WorkerReport
-from roadworthy.store.tables import PROJECT, gateways, record_files, request_counts
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import gateways, record_files, request_counts
 
 ALIVE_US = 10_000_000
 """A gateway that has been silent for longer is no longer waited for."""
@@ -48,7 +49,7 @@ def apply(connection: Connection, frame: Telemetry, now_us: int) -> bool:
         _, named, instance = frame.gateway.rpartition("/")
         if named:  # the instance's name before names were bound to keys
             connection.execute(delete(gateways).where(gateways.c.id == instance))
-        connection.execute(insert(gateways).values(project=PROJECT, id=frame.gateway, **values))
+        connection.execute(insert(gateways).values(id=frame.gateway, **values))
     else:
         connection.execute(update(gateways).where(gateways.c.id == frame.gateway).values(**values))
     _apply_counts(connection, frame)
@@ -60,7 +61,6 @@ def _apply_counts(connection: Connection, frame: Telemetry) -> None:
     """Counts only grow within a boot, so the newest value replaces the previous one."""
     for count in frame.counts:
         key = {
-            "project": PROJECT,
             "gateway": frame.gateway,
             "boot": frame.boot,
             "endpoint": count.endpoint,
@@ -82,7 +82,7 @@ def _apply_record_files(connection: Connection, frame: Telemetry) -> None:
         size_bytes = file.size_bytes if received is None else received
         connection.execute(delete(record_files).where(same))
         values = {**msgspec.structs.asdict(file), "size_bytes": size_bytes}
-        connection.execute(insert(record_files).values(project=PROJECT, **values))
+        connection.execute(insert(record_files).values(**values))
 
 
 def list_all(connection: Connection) -> list[Gateway]:

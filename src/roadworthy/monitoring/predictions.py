@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from roadworthy.foundation.errors import NotFound
-from roadworthy.store.tables import PROJECT, record_files
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import record_files
 
 _MAX_FILES = 500
 """Most files that one query reads, the newest first."""
@@ -47,7 +48,7 @@ def expect(connection: Connection, blob: str, size_bytes: int, now_us: int) -> N
     unchanged."""
     if connection.execute(select(record_files.c.blob).where(record_files.c.blob == blob)).first() is None:
         unknown = {"endpoint": "", "rows": 0, "first_us": now_us, "last_us": now_us}
-        connection.execute(insert(record_files).values(project=PROJECT, blob=blob, size_bytes=size_bytes, **unknown))
+        connection.execute(insert(record_files).values(blob=blob, size_bytes=size_bytes, **unknown))
 
 
 def received(connection: Connection, blobs: Collection[str]) -> set[str]:

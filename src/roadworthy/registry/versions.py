@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from roadworthy.foundation.errors import NotFound
 from roadworthy.foundation.references import VersionReference
+from roadworthy.store.connection import Connection
 from roadworthy.store.rows import columns_of, read_row
-from roadworthy.store.tables import PROJECT, sequences, versions
+from roadworthy.store.tables import sequences, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def register(connection: Connection, version: Version) -> Version:
     """Give a pushed package the next number of its model; `version.reference.version` is ignored."""
     model = version.reference.name
     number = _next_number(connection, model)
-    values = {"project": PROJECT, "model": model, "version": number, **columns_of(version, "reference")}
+    values = {"model": model, "version": number, **columns_of(version, "reference")}
     connection.execute(insert(versions).values(**values))
     return get(connection, VersionReference(model, number))
 
@@ -44,7 +45,7 @@ def register(connection: Connection, version: Version) -> Version:
 def _next_number(connection: Connection, model: str) -> int:
     last = connection.execute(select(sequences.c.last_version).where(sequences.c.model == model)).scalar()
     if last is None:
-        connection.execute(insert(sequences).values(project=PROJECT, model=model, last_version=1))
+        connection.execute(insert(sequences).values(model=model, last_version=1))
         return 1
     connection.execute(update(sequences).where(sequences.c.model == model).values(last_version=last + 1))
     return int(last) + 1
@@ -78,6 +79,11 @@ def find_digest(connection: Connection, digest: str, model: str | None = None) -
         query = query.where(versions.c.model == model)
     row = connection.execute(query.order_by(versions.c.version)).first()
     return None if row is None else _version(row)
+
+
+def is_held(connection: Connection, digest: str) -> bool:
+    """Whether any project has a version with that package: all projects share its bytes."""
+    return connection.everywhere.execute(select(versions.c.digest).where(versions.c.digest == digest)).first() is not None
 
 
 def list_models(connection: Connection, after: str, limit: int) -> list[tuple[str, int, int]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 
 from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.store.connection import Connection
 from roadworthy.store.rows import columns_of, read_row
-from roadworthy.store.tables import PROJECT, endpoints
+from roadworthy.store.tables import endpoints
 
 LOADING = "LOADING"
 FAILED = "FAILED"
@@ -88,7 +89,7 @@ def list_all(connection: Connection) -> list[Endpoint]:
 
 def create(connection: Connection, endpoint: Endpoint) -> None:
     """Insert a new endpoint."""
-    connection.execute(insert(endpoints).values(project=PROJECT, **_columns(endpoint)))
+    connection.execute(insert(endpoints).values(**_columns(endpoint)))
 
 
 def change(connection: Connection, before: Endpoint, after: Endpoint) -> None:

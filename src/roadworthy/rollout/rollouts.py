@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Row, Select, insert, select, update
 
 from roadworthy.contract.evidence import RolloutCounts
 from roadworthy.foundation.errors import Conflict, NotFound
@@ -19,7 +19,8 @@ from roadworthy.rollout.decide.state import State, state_from_document
 from roadworthy.rollout.decide.verdict import Verdict
 from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
 from roadworthy.rollout.plan.plan import Plan, plan_from_document
-from roadworthy.store.tables import PROJECT, rollouts
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import rollouts
 
 _json = msgspec.json.decode
 _decode_verdict = msgspec.json.Decoder(Verdict).decode
@@ -83,7 +84,7 @@ class Rollout:
 def create(connection: Connection, rollout: Rollout) -> None:
     """Insert a new rollout."""
     empty = msgspec.json.encode(Evidence()).decode()
-    connection.execute(insert(rollouts).values(project=PROJECT, id=rollout.id, evidence=empty, **_values(rollout)))
+    connection.execute(insert(rollouts).values(id=rollout.id, evidence=empty, **_values(rollout)))
 
 
 def change(connection: Connection, rollout: Rollout) -> Rollout:

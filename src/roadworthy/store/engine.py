@@ -8,10 +8,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text, update
+import sqlalchemy
+from sqlalchemy import Engine, create_engine, event, insert, inspect, select, text, update
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -19,13 +21,14 @@ from roadworthy.foundation.errors import StoreError, Unavailable
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.ids import random_id
 from roadworthy.store import epochs, postgresql
+from roadworthy.store.connection import Connection
 from roadworthy.store.postgresql import Lead
 from roadworthy.store.tables import PROJECT, stores
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision in migrations/versions; a test compares the two."""
 
-KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 WAIT_S = 10.0
 """Longest wait of a transaction for a database that another process holds, in seconds."""
 _ALEMBIC = "alembic_version"
@@ -33,20 +36,30 @@ _FULL = ("SQLITE_FULL", "53100")  # SQLite's name, PostgreSQL's number of it
 
 
 class Database:
-    """An open database at this release's schema.
+    """One project's view of an open database at this release's schema.
 
     Args:
         file: the database file, if there is one.
 
     Attributes:
         lead: whether this process is the leader among several control planes.
+        shared: whether several control planes may use it.
+        project: whose rows its transactions read and write.
     """
 
     def __init__(self, engine: Engine, file: Path | None = None) -> None:
         self._engine = engine
         self._file = file
         self._file_id = _file_id(file)
-        self.lead = Lead(engine if engine.dialect.name == "postgresql" else None)
+        self.shared = engine.dialect.name == "postgresql"
+        self.lead = Lead(engine if self.shared else None)
+        self.project = PROJECT
+
+    def of(self, project: str) -> Database:
+        """The same database for another project."""
+        view = copy(self)
+        view.project = project
+        return view
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -64,7 +77,7 @@ class Database:
             )
         try:
             with self._engine.begin() as connection:
-                yield connection
+                yield Connection(connection, self.project)
         except (DBAPIError, PoolTimeout, ConnectionError) as error:
             if _is_full(error):
                 raise disk_full() from error
@@ -81,7 +94,7 @@ class Database:
             ) from error
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, of all projects."""
         self.lead.close()
         self._engine.dispose()
 
@@ -172,7 +185,7 @@ def _prepare_sqlite(engine: Engine, wait_s: float = WAIT_S) -> None:
         cursor.close()
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
+    def begin(connection: sqlalchemy.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -222,8 +235,8 @@ def _damaged() -> StoreError:
     )
 
 
-def _migrate(connection: Connection, expected: str | None) -> None:
-    """Bring the schema up to HEAD inside the caller's transaction, and insert the store's one row if no epoch is expected."""
+def _migrate(connection: sqlalchemy.Connection, expected: str | None) -> None:
+    """Bring the schema up to HEAD inside the caller's transaction, and insert the first project if no epoch is expected."""
     present = _revision(connection)
     if present is None and expected is not None:
         raise epochs.missing()
@@ -245,13 +258,13 @@ def _migrate(connection: Connection, expected: str | None) -> None:
         connection.execute(insert(stores).values(project=PROJECT, epoch=random_id("epoch"), revision=1))
 
 
-def _revision(connection: Connection) -> str | None:
+def _revision(connection: sqlalchemy.Connection) -> str | None:
     if not inspect(connection).has_table(_ALEMBIC):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def run_migrations(connection: Connection, target: str) -> None:
+def run_migrations(connection: sqlalchemy.Connection, target: str) -> None:
     """Run Alembic's revisions up to `target` on an open transaction."""
     from alembic import command  # imported only for a migration, because it costs start-up time
     from alembic.config import Config
@@ -271,11 +284,16 @@ def bump_revision(connection: Connection) -> int:
 def begin_life(connection: Connection) -> str:
     """Give the store a new epoch, so that gateways follow it although they have seen higher revisions; return it."""
     epoch = random_id("epoch")
-    connection.execute(update(stores).values(epoch=epoch, revision=stores.c.revision + 1))
+    connection.everywhere.execute(update(stores).values(epoch=epoch, revision=stores.c.revision + 1))
     return epoch
 
 
 def read_revision(connection: Connection) -> tuple[str, int]:
-    """The store's epoch and present revision."""
+    """The store's epoch and the project's present revision."""
     row = connection.execute(select(stores.c.epoch, stores.c.revision)).one()
     return row.epoch, row.revision
+
+
+def list_projects(connection: Connection) -> list[str]:
+    """The names of all projects, sorted."""
+    return list(connection.everywhere.execute(select(stores.c.project).order_by(stores.c.project)).scalars())

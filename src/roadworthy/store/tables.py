@@ -1,6 +1,7 @@
 """Every table, described with SQLAlchemy Core. A change here needs a migration; a test compares the two.
 
-Each table has a `project` and text ids. Times are microseconds since 1970 UTC, documents are JSON text.
+Each table has a `project`, which `connection.py` adds to each statement, and text ids. Times are microseconds since 1970 UTC,
+documents are JSON text.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     String,
@@ -19,6 +21,7 @@ from sqlalchemy import (
 )
 
 PROJECT = "default"
+"""The project of an installation that has no other."""
 
 metadata = MetaData(
     naming_convention={
@@ -31,7 +34,7 @@ metadata = MetaData(
 
 
 def _project() -> Column[str]:
-    return Column("project", String(64), primary_key=True, default=PROJECT)
+    return Column("project", String(64), primary_key=True)
 
 
 stores = Table(
@@ -42,7 +45,9 @@ stores = Table(
     Column("revision", BigInteger, nullable=False),
     Column("event", BigInteger, nullable=False, server_default="0"),
 )
-"""`event` is the newest event's number. The transaction that writes an event increments it, so numbers follow commit order."""
+"""The projects, one row each. All have the same epoch, which names a life of the database; each counts its own revisions and
+events. `event` is the newest event's number. The transaction that writes an event increments it, so numbers
+follow commit order."""
 
 versions = Table(
     "versions",
@@ -153,7 +158,9 @@ record_files = Table(
     Column("rows", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("first_us", BigInteger, nullable=False),
-    Column("last_us", BigInteger, nullable=False, index=True),
+    Column("last_us", BigInteger, nullable=False),
+    Index(None, "project", "last_us"),
+    Index(None, "project", "endpoint", "last_us"),
 )
 
 rollouts = Table(
@@ -161,7 +168,7 @@ rollouts = Table(
     metadata,
     _project(),
     Column("id", String(64), primary_key=True),
-    Column("endpoint", String(64), nullable=False, index=True),
+    Column("endpoint", String(64), nullable=False),
     Column("running_on", String(64)),
     Column("waiting_on", String(64)),
     Column("stable", String(80), nullable=False),
@@ -184,6 +191,7 @@ rollouts = Table(
     Column("feedback_closed_us", BigInteger),
     UniqueConstraint("project", "running_on"),
     UniqueConstraint("project", "waiting_on"),
+    Index(None, "project", "endpoint", "id"),
 )
 """Every rollout. `running_on` and `waiting_on` name the endpoint while the rollout runs, or waits for the previous one to end:
 the database itself refuses a second one. `writes` counts changes of the row, for compare-and-set. `feedback_closed_us`: when its
@@ -244,7 +252,7 @@ webhook_deliveries = Table(
     metadata,
     _project(),
     Column("id", String(64), primary_key=True),
-    Column("webhook", String(64), nullable=False, index=True),
+    Column("webhook", String(64), nullable=False),
     Column("event", BigInteger),
     Column("message", String(64), nullable=False),
     Column("type", String(64), nullable=False),
@@ -255,6 +263,7 @@ webhook_deliveries = Table(
     Column("outcome", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     ForeignKeyConstraint(["project", "webhook"], ["webhooks.project", "webhooks.id"], ondelete="CASCADE"),
+    Index(None, "project", "webhook", "id"),
 )
 
 kept_replies = Table(
@@ -263,10 +272,12 @@ kept_replies = Table(
     _project(),
     Column("id", String(64), primary_key=True),
     Column("request", String(64), nullable=False),
-    Column("at_us", BigInteger, nullable=False, index=True),
+    Column("at_us", BigInteger, nullable=False),
     Column("status", Integer),
     Column("reply", Text),
+    Column("holder", String(64)),
+    Index(None, "project", "at_us"),
 )
 """Replies to requests with an idempotency key. `id` is the start of a hash of the caller, then the rest of a hash of caller,
 operation and key; `request` is one of what was asked. `status` is null until the request has had its effect, and 0 until its
-reply is kept."""
+reply is kept. `holder` names the life of the control plane that carries the request out."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import delete, insert, select
 
 from roadworthy.foundation.ids import PredictionIds
-from roadworthy.store.tables import PROJECT, webhook_deliveries
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import webhook_deliveries
 from roadworthy.webhooks.messages import Message
 from roadworthy.webhooks.sending import Attempt
 
@@ -33,7 +34,6 @@ def add(connection: Connection, webhook: str, delivery: Delivery) -> None:
     message, attempt = delivery.message, delivery.attempt
     connection.execute(
         insert(webhook_deliveries).values(
-            project=PROJECT,
             id=_ids.next(),
             webhook=webhook,
             event=message.number,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.store.connection import Connection
 from roadworthy.store.rows import columns_of, read_row
-from roadworthy.store.tables import PROJECT, webhooks
+from roadworthy.store.tables import webhooks
 
 MOST = 50
 ACTIVE, FAILING, GONE = "active", "failing", "gone"
@@ -67,7 +68,7 @@ def add(connection: Connection, hook: Webhook) -> None:
             code="too-many-webhooks",
             hint="delete a webhook that is no longer needed, or let one receiver forward events",
         )
-    connection.execute(insert(webhooks).values(project=PROJECT, **columns_of(hook)))
+    connection.execute(insert(webhooks).values(**columns_of(hook)))
 
 
 def find(connection: Connection, hook_id: str) -> Webhook | None:

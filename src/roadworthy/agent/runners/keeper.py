@@ -336,10 +336,10 @@ class Runners:
         )
 
     def _let_go(self) -> None:
-        """Stop the runners of parts that no worker needs any longer."""
-        now = time.monotonic()
+        """Stop the runners of parts that no worker needs any longer, and those beyond the copies that a part has now."""
+        now, wanted = time.monotonic(), self.isolated()
         for key, copy in self._copies.items():
-            if key in self._wanted or self._held(key[0]):
+            if key in self._wanted or (key[0] not in wanted and self._held(key[0])):
                 copy.needed_at = now
         gone = [key for key, copy in self._copies.items() if now - copy.needed_at > LINGER_S]
         for key in gone:

@@ -17,7 +17,7 @@ from roadworthy.foundation.errors import PackError
 
 if TYPE_CHECKING:
     from roadworthy.package.package import Package
-    from roadworthy.schema.signature import Field
+    from roadworthy.schema.signature import Field, Signature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,11 @@ def inspect(options: InspectOptions) -> None:
 
     options.allow_plugins()
     package = open_package(options.package)
-    text = render_card(package) if options.card else "\n\n".join((_head(package), _outcomes(package), _signature(package)))
+    text = (
+        render_card(package)
+        if options.card
+        else "\n\n".join((_head(package), _outcomes(package), signature_table(package.signature)))
+    )
     show(_document(package), text, as_json=options.json)
 
 
@@ -209,9 +213,10 @@ def _outcomes(package: Package) -> str:
     return table(("RUNTIME", "KEPT", "FASTER", "WHY"), rows) if rows else "no other runtime was tried"
 
 
-def _signature(package: Package) -> str:
-    fields = [("in", field) for field in package.signature.inputs]
-    fields += [("out", field) for field in package.signature.outputs]
+def signature_table(signature: Signature) -> str:
+    """Inputs and outputs, one on each line."""
+    fields = [("in", field) for field in signature.inputs]
+    fields += [("out", field) for field in signature.outputs]
     return table(("", "FIELD", "TYPE", "NULLABLE", "SEEN"), [_row(side, field) for side, field in fields])
 
 

@@ -1,4 +1,4 @@
-"""`roadworthy push`, `version list`, `model list` and `endpoint list`: the registry and the endpoints that serve from it."""
+"""`roadworthy push`, `version …`, `model list` and `endpoint list`: the registry and the endpoints that serve from it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from roadworthy.cli.commands.packages import signature_table
 from roadworthy.cli.options import RemoteOptions, argument, command, group, option
-from roadworthy.cli.output import short, show, size, table
+from roadworthy.cli.output import facts, short, show, size, table
 from roadworthy.foundation.confine.grants import FORMS
+from roadworthy.foundation.errors import Conflict, PackageError
+from roadworthy.foundation.references import VersionReference
 
 if TYPE_CHECKING:
     from roadworthy.contract.api.endpoints import Endpoint, PendingChange, RolloutProgress
@@ -38,6 +41,20 @@ class VersionsOptions(RemoteOptions):
     """`version list`."""
 
     model: str | None = option("--model", "List only versions of this model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionOptions(RemoteOptions):
+    """`version show`, `version delete`."""
+
+    version: str = argument("VERSION", "A version, such as `flights:2`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions(VersionOptions):
+    """`version download`."""
+
+    out: Path | None = option("--out", "Write to this file instead of NAME-NUMBER.rw.", metavar="FILE")
 
 
 def push(options: PushOptions) -> None:
@@ -108,6 +125,62 @@ def versions(options: VersionsOptions) -> None:
     show(found, table(headings, rows), as_json=options.json)
 
 
+def version_show(options: VersionOptions) -> None:
+    """Show a version.
+
+    Prints its digest, who pushed it, its runtimes and grants, the endpoints that hold it, and its signature.
+    """
+    from roadworthy.schema.signature import Signature
+
+    with options.client() as client:
+        found = client.version(options.version)
+    text = facts(
+        {
+            "version": f"{found.name}:{found.version}",
+            "digest": found.digest,
+            "size": size(found.size_bytes),
+            "pushed": f"{found.pushed_at} by {found.pushed_by}",
+            "runtimes": ", ".join(found.runtimes),
+            "code": f"allowed by {found.allowed_by}" if found.allowed_by else "not allowed to run",
+            "granted": ", ".join(found.grants),
+            "held by": ", ".join(found.serving) or "no endpoint",
+        }
+    )
+    show(found, f"{text}\n\n{signature_table(Signature.from_document(found.signature))}", as_json=options.json)
+
+
+def version_delete(options: VersionOptions) -> None:
+    """Delete a version and its package.
+
+    Refused while an endpoint serves the version or may go back to it. The number is not used again.
+    """
+    with options.client() as client:
+        client.delete_version(options.version)
+    show({"version": options.version, "deleted": True}, f"{options.version} deleted", as_json=options.json)
+
+
+def version_download(options: DownloadOptions) -> None:
+    """Download the package of a version and check every byte of it.
+
+    An existing file is not replaced.
+    """
+    from roadworthy.package.archive import open_package
+
+    reference = VersionReference.parse(options.version)
+    path = options.out or Path(f"{reference.name}-{reference.version}.rw")
+    if path.exists():
+        raise Conflict(f"{path} already exists", code="file-exists", hint="name a new file with --out")
+    with options.client() as client:
+        client.download(options.version, path)
+    try:
+        package = open_package(path)
+    except PackageError:
+        path.unlink()
+        raise
+    document = {"version": options.version, "path": str(path), "digest": package.digest, "size_bytes": path.stat().st_size}
+    show(document, f"{path}\n  {package.digest}", as_json=options.json)
+
+
 def endpoints(options: RemoteOptions) -> None:
     """List endpoints.
 
@@ -154,9 +227,10 @@ def pending_text(pending: PendingChange | None) -> str | None:
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "push")(push)
-    for noun, help_, list_ in (
-        ("version", "List registered versions.", versions),
-        ("model", "List models.", models),
-        ("endpoint", "List endpoints.", endpoints),
-    ):
-        command(group(app, noun, help_), "list")(list_)
+    verbs = group(app, "version", "List, show, download and delete versions.")
+    command(verbs, "list")(versions)
+    command(verbs, "show")(version_show)
+    command(verbs, "download")(version_download)
+    command(verbs, "delete")(version_delete)
+    command(group(app, "model", "List models."), "list")(models)
+    command(group(app, "endpoint", "List endpoints."), "list")(endpoints)

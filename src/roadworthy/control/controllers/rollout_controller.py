@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from roadworthy.contract.api.rollouts import Finding, StepEvidence
@@ -46,6 +45,7 @@ from roadworthy.rollout.decide.state import (
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision, read_revision
 
 CONTROLLER = "controller"

@@ -32,10 +32,11 @@ _log = structlog.get_logger()
 
 
 class WebhookDispatcher:
-    """Delivers while its process leads, with one task for each webhook that has pending events.
+    """Delivers while its process leads, with one task for each webhook that has pending events. Events of the context's project
+    are noticed at once, those of other projects within a second.
 
     Args:
-        context: the process's.
+        context: of any project.
     """
 
     def __init__(self, context: ControlContext) -> None:
@@ -71,27 +72,30 @@ class WebhookDispatcher:
         except Exception:  # noqa: BLE001  (the thread must outlive any failure of one look; the log has it)
             _log.exception("webhooks-cannot-be-read")
             return
-        for hook_id in waiting:
+        for context, hook_id in waiting:
             if hook_id not in self._under_way:
-                self._under_way[hook_id] = asyncio.create_task(self._follow(hook_id))
+                self._under_way[hook_id] = asyncio.create_task(self._follow(context, hook_id))
 
-    def _waiting(self) -> list[str]:
-        """Webhooks with pending events that may be tried now."""
-        now_us = self._context.clock.now_us()
-        with self._context.database.begin() as connection:
-            newest = events.newest(connection)
-            return [each.id for each in hooks.list_all(connection) if each.position < newest and is_due(each, now_us)]
+    def _waiting(self) -> list[tuple[ControlContext, str]]:
+        """Webhooks of all projects with pending events that may be tried now."""
+        now_us, found = self._context.clock.now_us(), []
+        for context in tuple(self._context.projects.values()):
+            with context.database.begin() as connection:
+                newest = events.newest(connection)
+                due = [each.id for each in hooks.list_all(connection) if each.position < newest and is_due(each, now_us)]
+            found += [(context, each) for each in due]
+        return found
 
-    async def _follow(self, hook_id: str) -> None:
+    async def _follow(self, context: ControlContext, hook_id: str) -> None:
         """Deliver to one webhook until it has no pending events or must wait."""
         try:
-            while self._context.database.lead.held and not self._stop.is_set():
-                work = await asyncio.to_thread(self._next, hook_id)
+            while context.database.lead.held and not self._stop.is_set():
+                work = await asyncio.to_thread(_next, context, hook_id)
                 if work is None:
                     return
                 hook, message = work
-                attempt = await self._context.sender.send(hook.url, hook.secret, message)
-                await asyncio.to_thread(self._note, hook, message, attempt)
+                attempt = await context.sender.send(hook.url, hook.secret, message)
+                await asyncio.to_thread(_note, context, hook, message, attempt)
         except RoadworthyError as error:  # the next look tries again
             _log.warning("webhook-not-followed", webhook=hook_id, code=error.code)
         except Exception:  # noqa: BLE001  (one webhook's failure must not end the thread of all; the log has it)
@@ -99,44 +103,46 @@ class WebhookDispatcher:
         finally:
             del self._under_way[hook_id]
 
-    def _next(self, hook_id: str) -> tuple[Webhook, Message] | None:
-        """The webhook's oldest pending event that it subscribes to, skipping the others. None when there is nothing to send."""
-        with self._context.database.begin() as connection:
-            hook = hooks.find(connection, hook_id)
-            if hook is None or not is_due(hook, self._context.clock.now_us()):
-                return None
-            begun, wanted = hook, None
-            for event in events.list_after(connection, hook.position, _AT_ONCE):
-                missing = int(event["number"]) - hook.position - 1
-                hook = replace(hook, lost=hook.lost + missing)  # numbers have no gaps: missing events were deleted
-                if hook.wants(type_of(event), str(event["subject"])):
-                    hook, wanted = replace(hook, position=event["number"] - 1), event
-                    break
-                hook = replace(hook, position=event["number"])
-            if hook != begun:
-                written = hooks.change(connection, begun, hook)
-                if written is None:
-                    return None
-                hook = written
-        return None if wanted is None else (hook, compose(wanted, iso(wanted["at_us"])))
 
-    def _note(self, hook: Webhook, message: Message, attempt: Attempt) -> None:
-        """Record the result of an attempt, unless another process has moved the webhook on or deleted it meanwhile."""
-        assert message.number is not None  # noqa: S101  (pings do not come this way)
-        chance = random.random()  # noqa: S311  (spreads attempts, hides nothing)
-        changed, outcome = after(hook, message.number, attempt, chance)
-        with self._context.database.begin() as connection:
-            if hooks.change(connection, hook, changed) is None:
-                return
-            deliveries.add(connection, hook.id, Delivery(message, attempt, hook.tries + 1, outcome))
-        facts = {
-            "webhook": hook.id,
-            "host": urlsplit(hook.url).hostname,
-            "event": message.number,
-            "reason": attempt.reason,
-        }
-        if outcome == GIVEN_UP:
-            _log.error("webhook-event-given-up", **facts)
-        elif changed.state != hook.state:
-            say = _log.warning if changed.state in (FAILING, GONE) else _log.info
-            say(f"webhook-{changed.state}", **facts)
+def _next(context: ControlContext, hook_id: str) -> tuple[Webhook, Message] | None:
+    """The webhook's oldest pending event that it subscribes to, skipping the others. None when there is nothing to send."""
+    with context.database.begin() as connection:
+        hook = hooks.find(connection, hook_id)
+        if hook is None or not is_due(hook, context.clock.now_us()):
+            return None
+        begun, wanted = hook, None
+        for event in events.list_after(connection, hook.position, _AT_ONCE):
+            missing = int(event["number"]) - hook.position - 1
+            hook = replace(hook, lost=hook.lost + missing)  # numbers have no gaps: missing events were deleted
+            if hook.wants(type_of(event), str(event["subject"])):
+                hook, wanted = replace(hook, position=event["number"] - 1), event
+                break
+            hook = replace(hook, position=event["number"])
+        if hook != begun:
+            written = hooks.change(connection, begun, hook)
+            if written is None:
+                return None
+            hook = written
+    return None if wanted is None else (hook, compose(wanted, iso(wanted["at_us"])))
+
+
+def _note(context: ControlContext, hook: Webhook, message: Message, attempt: Attempt) -> None:
+    """Record the result of an attempt, unless another process has moved the webhook on or deleted it meanwhile."""
+    assert message.number is not None  # noqa: S101  (pings do not come this way)
+    chance = random.random()  # noqa: S311  (spreads attempts, hides nothing)
+    changed, outcome = after(hook, message.number, attempt, chance)
+    with context.database.begin() as connection:
+        if hooks.change(connection, hook, changed) is None:
+            return
+        deliveries.add(connection, hook.id, Delivery(message, attempt, hook.tries + 1, outcome))
+    facts = {
+        "webhook": hook.id,
+        "host": urlsplit(hook.url).hostname,
+        "event": message.number,
+        "reason": attempt.reason,
+    }
+    if outcome == GIVEN_UP:
+        _log.error("webhook-event-given-up", **facts)
+    elif changed.state != hook.state:
+        say = _log.warning if changed.state in (FAILING, GONE) else _log.info
+        say(f"webhook-{changed.state}", **facts)

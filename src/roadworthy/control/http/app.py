@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def create_app(context: ControlContext, stopping: Callable[[], bool] = lambda: False) -> ASGIApp:
     """The ASGI application. `stopping` tells long polls that the process is about to stop."""
     app, operations = build_routes(context, stopping)
-    return AuthMiddleware(app, operations, context.publisher, context.settings.allowed_hosts)
+    return AuthMiddleware(app, operations, context.principal, context.settings.allowed_hosts)
 
 
 def build_routes(

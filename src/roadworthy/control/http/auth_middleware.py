@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -14,7 +14,6 @@ from roadworthy.access.principal import Principal, role_for
 from roadworthy.contract.api.operation import GATEWAY, MANAGE, Operation
 from roadworthy.control.http import page
 from roadworthy.control.http.problems import problem
-from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.foundation.errors import BodyTooLarge, Forbidden, InvalidRequest, RoadworthyError, Unauthenticated
 from roadworthy.foundation.ids import random_id, request_id
 from roadworthy.foundation.sockets import LOOPBACK_HOSTS
@@ -41,18 +40,19 @@ class AuthMiddleware:
     Args:
         operations: of the application; each declares the permission that it needs. Any other path needs that of an admin, or of
             a gateway below /internal/.
+        principal: finds the principal with a key's text.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         operations: Sequence[Operation[Any]],
-        publisher: SnapshotPublisher,
+        principal: Callable[[str], Principal | None],
         allowed_hosts: Collection[str],
     ) -> None:
         self._app = app
         self._operations = operations
-        self._publisher = publisher
+        self._principal = principal
         self._hosts = {*LOOPBACK_HOSTS, *(host.lower() for host in allowed_hosts)}
         self._any_host = "*" in allowed_hosts
 
@@ -105,14 +105,13 @@ class AuthMiddleware:
                 code="no-key",
                 hint="send the header `Authorization: Bearer KEY` with an API key of this installation",
             )
-        key = self._publisher.key(text.strip())
-        if key is None:
+        principal = self._principal(text.strip())
+        if principal is None:
             raise Unauthenticated(
                 "unknown API key",
                 code="unknown-key",
                 hint="the key may be revoked or belong to another installation; ask an administrator for a new one",
             )
-        principal = Principal.of(key)
         permission = self._permission(scope["method"], scope["path"])
         if permission not in principal.scopes:
             raise Forbidden(f"this request needs a key of the role {role_for(permission)}", hint="ask an administrator for one")

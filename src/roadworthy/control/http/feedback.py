@@ -15,13 +15,13 @@ _AT_ONCE = 2
 """Requests handled at a time: each may read many files, and other routes need threads too."""
 
 
-def routes(context: ControlContext) -> Routes:
+def routes(root: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("feedback", context)
+    found = Routes("feedback", root)
     limiter = CapacityLimiter(_AT_ONCE)
 
     @found.add(api.GIVE)
-    async def give(principal: Principal, name: Name, body: api.Feedback) -> api.FeedbackReply:
+    async def give(context: ControlContext, principal: Principal, name: Name, body: api.Feedback) -> api.FeedbackReply:
         """Reply with the result of each item, in order: taken, duplicate, unknown (its record may not have arrived yet: send it
         again later), not-in-rollout, no-evidence, not-asked, out-of-bounds, closed, or invalid. For an invalid item `problem`
         says why, and the others are still taken. Sending the same feedback again is always safe. Keys of the role predictor may

@@ -16,22 +16,20 @@ from roadworthy.control.http.fields import Digest, File, Instance, Seconds
 from roadworthy.control.http.packages import stream
 from roadworthy.control.http.routing import Routes
 from roadworthy.control.http.uploads import received
-from roadworthy.control.resources import telemetry
+from roadworthy.control.resources import packages, telemetry
 from roadworthy.foundation.errors import MalformedBody
-from roadworthy.foundation.references import check_digest
-from roadworthy.store.blobs import package_blob
 
 _MAX_FRAME_BYTES = 16 << 20
 _MAX_RECORD_FILE_BYTES = 256 << 20
 RecordFile = Annotated[str, Path(json_schema_extra={"pattern": f"^{telemetry.FILE.pattern}$"})]
 
 
-def routes(context: ControlContext, stopping: Callable[[], bool]) -> Routes:
+def routes(root: ControlContext, stopping: Callable[[], bool]) -> Routes:
     """The routes. `stopping` ends long polls early."""
-    found = Routes("gateways", context)
+    found = Routes("gateways", root)
 
     @found.add(api.SNAPSHOT)
-    async def snapshot(request: Request, wait_s: Seconds = 0.0) -> Response:
+    async def snapshot(context: ControlContext, request: Request, wait_s: Seconds = 0.0) -> Response:
         """The newest snapshot; 304 if no snapshot newer than If-None-Match appears within `wait_s` seconds."""
         known = request.headers.get("if-none-match")
         if context.publisher.is_behind(known):  # the gateway has read from another control plane
@@ -42,12 +40,12 @@ def routes(context: ControlContext, stopping: Callable[[], bool]) -> Routes:
         return Response(edition.encoded, media_type="application/json", headers={"ETag": edition.etag})
 
     @found.add(api.PACKAGE)
-    def package(digest: Digest) -> File:
+    def package(context: ControlContext, digest: Digest) -> File:
         """A package's .rw file."""
-        return stream(context.blobs.open(package_blob(check_digest(digest))))
+        return stream(packages.open_digest(context, digest))
 
     @found.add(api.REPORT)
-    async def frame(request: Request, principal: Principal) -> api.Accepted:
+    async def frame(context: ControlContext, request: Request, principal: Principal) -> api.Accepted:
         """Accept one frame; a repeated frame gets the same reply."""
         async with received(request, context.blobs, _MAX_FRAME_BYTES) as file:
             data = file.read_bytes()
@@ -58,7 +56,9 @@ def routes(context: ControlContext, stopping: Callable[[], bool]) -> Routes:
         return api.Accepted(accepted=await run_in_threadpool(telemetry.receive, context, principal, decoded))
 
     @found.add(api.KEEP_RECORDS)
-    async def records(request: Request, principal: Principal, gateway: Instance, file: RecordFile) -> None:
+    async def records(
+        context: ControlContext, request: Request, principal: Principal, gateway: Instance, file: RecordFile
+    ) -> None:
         """Store a finished file of prediction records. `gateway` is named as in a frame, with or without the key."""
         blob = await run_in_threadpool(telemetry.record_blob, context, principal, gateway, file)
         async with received(request, context.blobs, _MAX_RECORD_FILE_BYTES) as source:

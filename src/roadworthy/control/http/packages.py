@@ -23,12 +23,14 @@ from roadworthy.foundation.references import VersionReference
 _PIECE_BYTES = 1 << 18
 
 
-def routes(context: ControlContext) -> Routes:
+def routes(root: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("packages", context)
+    found = Routes("packages", root)
 
     @found.add(api.PUSH)
-    async def push(request: Request, principal: Principal, allow_code: Digest | None = None, grant: Grants = ()) -> Response:
+    async def push(
+        context: ControlContext, request: Request, principal: Principal, allow_code: Digest | None = None, grant: Grants = ()
+    ) -> Response:
         """The body is the .rw file. 200 if the package already is a version of its model. `grant` lists what its code may access
         in addition to its own files."""
         allowed = packages.Allowed(allow_code, parse_grants(grant))
@@ -41,27 +43,27 @@ def routes(context: ControlContext) -> Routes:
             return await found.once(api.PUSH, request, await run_in_threadpool(digest_file, file), act)
 
     @found.add(api.LIST_MODELS)
-    def models(cursor: str = "") -> Page[api.Model]:
+    def models(context: ControlContext, cursor: str = "") -> Page[api.Model]:
         """Models sorted by name; `next` is the cursor of the next page."""
         return packages.list_models(context, cursor)
 
     @found.add(api.LIST_VERSIONS)
-    def versions(name: Name, cursor: Cursor = 0) -> Page[api.Version]:
+    def versions(context: ControlContext, name: Name, cursor: Cursor = 0) -> Page[api.Version]:
         """Versions sorted by number; `next` is the cursor of the next page."""
         return packages.list_versions(context, name, cursor)
 
     @found.add(api.GET_VERSION)
-    def version(name: Name, version: Version) -> api.Version:
+    def version(context: ControlContext, name: Name, version: Version) -> api.Version:
         """Digest, size, runtimes, signature, who pushed it and when, its grants, and the endpoints that hold it."""
         return packages.get_version(context, _reference(name, version))
 
     @found.add(api.DOWNLOAD)
-    def package(name: Name, version: Version) -> File:
+    def package(context: ControlContext, name: Name, version: Version) -> File:
         """The .rw file."""
         return stream(packages.open_version(context, _reference(name, version)))
 
     @found.add(api.DELETE_VERSION)
-    def delete(principal: Principal, name: Name, version: Version) -> None:
+    def delete(context: ControlContext, principal: Principal, name: Name, version: Version) -> None:
         """Delete the version; 409 while an endpoint holds it."""
         packages.delete_version(context, _reference(name, version), principal)
 

@@ -7,9 +7,9 @@ from roadworthy.control.context import ControlContext
 from roadworthy.control.http.routing import Routes
 
 
-def routes(context: ControlContext) -> Routes:
+def routes(root: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("system", context)
+    found = Routes("system", root)
 
     @found.add(api.LIVEZ)
     def livez() -> api.Live:
@@ -17,7 +17,7 @@ def routes(context: ControlContext) -> Routes:
         return api.Live(live=True)
 
     @found.add(api.READYZ)
-    def readyz() -> api.Ready:
+    def readyz(context: ControlContext) -> api.Ready:
         """Needs no key. 503 while the database is unavailable."""
         with context.database.begin():
             return api.Ready(ready=True)

@@ -17,35 +17,37 @@ from roadworthy.control.resources import rollouts
 Command = Annotated[str, Path(json_schema_extra={"enum": list(api.COMMANDS)})]
 
 
-def routes(context: ControlContext) -> Routes:
+def routes(root: ControlContext) -> Routes:
     """The routes."""
-    found = Routes("rollouts", context)
+    found = Routes("rollouts", root)
 
     @found.add(api.START)
-    def start(principal: Principal, name: Name, body: api.NewRollout) -> api.StartedRollout:
+    def start(context: ControlContext, principal: Principal, name: Name, body: api.NewRollout) -> api.StartedRollout:
         """409 with every obstacle; if another rollout is running, with its step and who started it."""
         return rollouts.start(context, name, body, principal)
 
     @found.add(api.LIST)
     def history(
-        name: Name, last: Annotated[int, newest(rollouts.MOST_SHOWN)] = 20, before: str | None = None
+        context: ControlContext, name: Name, last: Annotated[int, newest(rollouts.MOST_SHOWN)] = 20, before: str | None = None
     ) -> Page[api.Rollout]:
         """Newest first, with verdict, numbers and who decided; `next` is the value of `before` for the next page."""
         return rollouts.history(context, name, last, before)
 
     @found.add(api.LIST_OPEN)
-    def in_progress(cursor: str | None = None) -> Page[api.Rollout]:
+    def in_progress(context: ControlContext, cursor: str | None = None) -> Page[api.Rollout]:
         """Running and waiting rollouts of all endpoints: all of them, or pages of 100 from an empty `cursor` on; `next` is then
         the cursor of the next page."""
         return rollouts.in_progress(context, cursor)
 
     @found.add(api.GET)
-    def one(name: Name, rollout_id: str) -> api.Rollout:
+    def one(context: ControlContext, name: Name, rollout_id: str) -> api.Rollout:
         """One rollout by its id; `current` is the running one, or the last."""
         return rollouts.get(context, name, rollout_id)
 
     @found.add(api.COMMAND)
-    def tell(principal: Principal, name: Name, rollout_id: str, command: Command) -> api.CommandedRollout | api.NoRollout:
+    def tell(
+        context: ControlContext, principal: Principal, name: Name, rollout_id: str, command: Command
+    ) -> api.CommandedRollout | api.NoRollout:
         """pause, resume, approve, promote or abort. A command without effect is not an error: `done` is then false."""
         return rollouts.tell(context, name, rollout_id, command, principal)
 

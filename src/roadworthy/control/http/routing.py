@@ -1,7 +1,7 @@
-"""Makes routes of the operations that `contract/api` describes: reads the body, hands on who asks, and writes the reply.
+"""Makes routes of the operations that `contract/api` describes: reads the body, finds the project, and writes the reply.
 
 Each file of routes gives a function for each operation. Its arguments are what the path and the query name, `body` for the
-request's document, and `principal` for who asks.
+request's document, `principal` for the caller, and `context`: that of the principal's project.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 
+from roadworthy.access.principal import Principal
 from roadworthy.contract.api.feedback import KnownLater
 from roadworthy.contract.api.operation import OPEN, Operation
 from roadworthy.contract.api.problem import Problem
@@ -49,12 +50,16 @@ class Routes:
 
     Args:
         tag: groups them in the API's description.
+        root: the context of any project; requests without a key get it.
     """
 
-    def __init__(self, tag: str, context: ControlContext) -> None:
+    def __init__(self, tag: str, root: ControlContext) -> None:
         self.router = APIRouter(tags=[tag])
         self.operations: list[Operation[Any]] = []
-        self._context = context
+        self._root = root
+
+    def _context(self, principal: Principal | None) -> ControlContext:
+        return self._root if principal is None else self._root.projects[principal.project]
 
     def add(
         self, operation: Operation[R]
@@ -87,27 +92,29 @@ class Routes:
         key = request.headers.get("idempotency-key")
         if key is None or not operation.takes_idempotency_key:
             return await act()
-        taken = idempotency.key_id(request.state.principal, operation, key)
+        principal = request.state.principal
+        taken, context = idempotency.key_id(principal, operation, key), self._context(principal)
         asked = hash_key(f"{request.url.path}?{request.url.query}\n{digest}")
-        found = await run_in_threadpool(idempotency.take, self._context, taken, asked, repeatable=operation.repeatable)
+        found = await run_in_threadpool(idempotency.take, context, taken, asked, repeatable=operation.repeatable)
         if found is not None:
             return Response(found.body, found.status, {"Idempotent-Replayed": "true"}, "application/json")
-        asking = asked_with.set(taken)
+        asking = asked_with.set(None if operation.repeatable else taken)
         try:
             reply = await act()
+            kept = None if operation.shown_once or operation.repeatable else bytes(reply.body).decode()
+            await self._settle(idempotency.keep, context, taken, reply.status_code, kept)
         except Exception:
-            await self._settle(idempotency.give_back, taken)
+            await self._settle(idempotency.give_back, context, taken)
             raise
         finally:
             asked_with.reset(asking)
-        kept = None if operation.shown_once or operation.repeatable else bytes(reply.body).decode()
-        await self._settle(idempotency.keep, taken, reply.status_code, kept)
+            context.under_way.discard(taken)
         return reply
 
     async def _settle(self, settle: Callable[..., None], *given: object) -> None:
         """Do what an idempotency key needs after its request. The request is over, so an error here does not change its reply."""
         try:
-            await run_in_threadpool(settle, self._context, *given)
+            await run_in_threadpool(settle, *given)
         except Unavailable as error:
             _log.warning("idempotency-key-not-settled", code=error.code)
 
@@ -115,11 +122,12 @@ class Routes:
         """The function that FastAPI calls: with the request, and with what the path and the query name."""
         hints = get_type_hints(function, include_extras=True)
         parameters = inspect.signature(function).parameters
-        wanted = {"body", "principal", "request"} & parameters.keys()
+        wanted = {"body", "context", "principal", "request"} & parameters.keys()
         streams = operation.body is not None and "body" not in wanted  # its route receives a file, within a bound of its own
 
         async def call(request: Request, **values: Any) -> Response:
-            given = {"request": request, "principal": request.state.principal}
+            principal = request.state.principal
+            given = {"request": request, "principal": principal, "context": self._context(principal)}
             raw = b"" if streams else await request.body()
             if "body" in wanted and operation.body is not None:
                 given["body"] = read_body(operation.body, raw)

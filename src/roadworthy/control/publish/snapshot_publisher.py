@@ -1,4 +1,5 @@
-"""Publishes the newest snapshot and the valid keys. Gateways wait for it; operations that change the store refresh it."""
+"""Publishes the newest snapshot and the valid keys of a project. Gateways wait for it; operations that change the store refresh
+it."""
 
 from __future__ import annotations
 
@@ -50,6 +51,10 @@ class SnapshotPublisher:
         self._waiters = Waiters()
         self._stale = False
         self.edition = self._read()
+
+    def of(self, database: Database) -> SnapshotPublisher:
+        """A publisher of another project's snapshots."""
+        return SnapshotPublisher(database, self._epochs)
 
     def _read(self) -> Edition:
         with self._database.begin() as connection:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
 
 from roadworthy.access.keys import GATEWAY
 from roadworthy.access.keys import list_all as list_keys
@@ -31,6 +30,7 @@ from roadworthy.rollout.plan.plan import Criterion, Watch
 from roadworthy.rollout.rollouts import Rollout, list_open
 from roadworthy.signals.discovery import signal_named
 from roadworthy.signals.signal import BinSignal
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import read_revision
 
 

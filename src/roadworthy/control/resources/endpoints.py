@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import endpoints as api
@@ -32,6 +31,7 @@ from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
 from roadworthy.store.blobs import package_blob
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision, read_revision
 
 

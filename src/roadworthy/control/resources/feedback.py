@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api.feedback import RESULTS, FeedbackReply, KnownLater, Outcome
@@ -26,6 +25,7 @@ from roadworthy.rollout.evidence import feedback
 from roadworthy.rollout.evidence.feedback import FEEDBACK, METRIC, Fact
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.signals.later import CUSTOM
+from roadworthy.store.connection import Connection
 
 TAKEN, DUPLICATE, UNKNOWN, NOT_IN_ROLLOUT, NO_EVIDENCE, NOT_ASKED, OUT_OF_BOUNDS, CLOSED, INVALID = RESULTS
 _MOST_SHOWN = 300

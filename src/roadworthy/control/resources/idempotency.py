@@ -2,31 +2,35 @@
 
 The first request takes the key, in the database that all control planes share, before it is carried out; its reply is kept for a
 day. The transaction that changes something also notes at the key that the request had its effect (`ControlContext.audit`). So a
-request that changed nothing gives the key back, and any other keeps it, also after an error or a kill that follows the commit. A
-control plane that is killed before the commit leaves the key taken for STUCK_US.
+request that changed nothing gives the key back, and any other keeps it, also after an error or a kill that follows the commit.
+
+A key that a dead control plane holds is free again: at once for its successor, and after LEASE_US where several share the
+database, because each renews its keys while it lives. A control plane that was frozen and lost a key in this way cannot commit.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api.operation import Operation
 from roadworthy.control.context import NOTED, ControlContext, is_key
 from roadworthy.foundation.errors import Conflict, InvalidRequest
 from roadworthy.foundation.keys import hash_key
-from roadworthy.store.tables import PROJECT, kept_replies
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import kept_replies
 
 MOST_KEY = 255
 _KEY = re.compile(rf"[!-~]{{1,{MOST_KEY}}}", re.ASCII)
 _KEPT_US = 24 * 3_600 * 1_000_000
 MOST_KEPT = 10_000
 """Most keys of one caller; when it has so many, its oldest tenth is forgotten."""
-STUCK_US = 15 * 60 * 1_000_000
-"""Longer than any request takes."""
+LEASE_US = 30 * 1_000_000
+"""How long a key stays with a control plane that does not renew it, if several share the database."""
 _CALLER = 16
 """Digits at the beginning of an id that its caller's keys have in common."""
 
@@ -67,7 +71,9 @@ def take(context: ControlContext, taken: str, request: str, *, repeatable: bool 
         _trim(connection, taken[:_CALLER], now_us)
         row = connection.execute(select(kept_replies).where(is_key(taken))).first()
         if row is None:
-            connection.execute(insert(kept_replies).values(project=PROJECT, id=taken, request=request, at_us=now_us))
+            held = {"id": taken, "request": request, "at_us": now_us, "holder": context.boot}
+            connection.execute(insert(kept_replies).values(**held))
+            context.under_way.add(taken)
             return None
         if row.request != request:
             raise Conflict(
@@ -77,28 +83,44 @@ def take(context: ControlContext, taken: str, request: str, *, repeatable: bool 
             )
         if repeatable:
             return None
-        if row.status is not None:
-            return _kept(row.status, row.reply)
-        if now_us - row.at_us < STUCK_US:
+        if row.status in (None, NOTED) and _is_held(context, row, now_us):
             raise Conflict(
                 "the first request with this idempotency key is still being carried out",
                 code="idempotency-key-in-use",
                 hint="try again in a second",
                 retry_after_s=1.0,
             )
-        connection.execute(update(kept_replies).where(is_key(taken)).values(at_us=now_us))
+        if row.status is not None:
+            return _kept(row.status, row.reply)
+        connection.execute(update(kept_replies).where(is_key(taken)).values(at_us=now_us, holder=context.boot))
+        context.under_way.add(taken)
         return None
+
+
+def _is_held(context: ControlContext, row: Row[*tuple[Any, ...]], now_us: int) -> bool:
+    """Whether a living process carries the request out."""
+    if row.holder == context.boot:
+        return row.id in context.under_way
+    return context.database.shared and now_us - row.at_us < LEASE_US
+
+
+def renew(context: ControlContext) -> None:
+    """Tell other control planes that the requests of this one are still being carried out."""
+    if context.database.shared and (own := tuple(context.under_way)):
+        with context.database.begin() as connection:
+            mine = kept_replies.c.id.in_(own) & kept_replies.c.status.is_(None) & (kept_replies.c.holder == context.boot)
+            connection.execute(update(kept_replies).where(mine).values(at_us=context.clock.now_us()))
 
 
 def _trim(connection: Connection, caller: str, now_us: int) -> None:
     """Delete what is too old, and the caller's oldest tenth if it has MOST_KEPT."""
     connection.execute(delete(kept_replies).where(kept_replies.c.at_us < now_us - _KEPT_US))
-    own = (kept_replies.c.project == PROJECT, kept_replies.c.id.between(caller, f"{caller}g"))  # g is greater than each digit
-    if connection.execute(select(func.count()).select_from(kept_replies).where(*own)).scalar_one() < MOST_KEPT:
+    own = kept_replies.c.id.between(caller, f"{caller}g")  # g is greater than each digit
+    if connection.execute(select(func.count()).select_from(kept_replies).where(own)).scalar_one() < MOST_KEPT:
         return
-    newest = select(kept_replies.c.at_us).where(*own).order_by(kept_replies.c.at_us.desc())
+    newest = select(kept_replies.c.at_us).where(own).order_by(kept_replies.c.at_us.desc())
     beyond = connection.execute(newest.offset(MOST_KEPT - 1 - MOST_KEPT // 10).limit(1)).scalar_one()
-    connection.execute(delete(kept_replies).where(*own, kept_replies.c.at_us <= beyond))
+    connection.execute(delete(kept_replies).where(own, kept_replies.c.at_us <= beyond))
 
 
 def _kept(status: int, body: str | None) -> KeptReply:
@@ -124,6 +146,7 @@ def keep(context: ControlContext, taken: str, status: int, body: str | None) -> 
 
 
 def give_back(context: ControlContext, taken: str) -> None:
-    """Give the key back after an error, unless the request had its effect before."""
+    """Give the key back after an error, unless the request had its effect before, or another process has the key."""
     with context.database.begin() as connection:
-        connection.execute(delete(kept_replies).where(is_key(taken), kept_replies.c.status.is_(None)))
+        mine = kept_replies.c.status.is_(None) & (kept_replies.c.holder == context.boot)
+        connection.execute(delete(kept_replies).where(is_key(taken), mine))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection
 
 from roadworthy.access import keys
 from roadworthy.access.principal import Principal
@@ -19,6 +18,7 @@ from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.keys import hash_key, make_key
 from roadworthy.foundation.references import check_name
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision
 
 BOOTSTRAP = "bootstrap"

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import Connection
-
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import registry as api
 from roadworthy.contract.api.operation import Page
@@ -25,6 +23,7 @@ from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.store.blobs import package_blob
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision
 
 
@@ -218,6 +217,18 @@ def open_version(context: ControlContext, reference: VersionReference) -> Binary
     return context.blobs.open(package_blob(version.digest))
 
 
+def open_digest(context: ControlContext, digest: str) -> BinaryIO:
+    """The packed file of the versions with that digest.
+
+    Raises:
+        NotFound: "unknown-version", "blob-missing".
+    """
+    with context.database.begin() as connection:
+        if versions.find_digest(connection, check_digest(digest)) is None:
+            raise NotFound("no version has this digest", code="unknown-version", hint="fetch the newest snapshot")
+    return context.blobs.open(package_blob(digest))
+
+
 def delete_version(context: ControlContext, reference: VersionReference, principal: Principal) -> None:
     """Delete a version, and its bytes unless another version has the same.
 
@@ -236,7 +247,7 @@ def delete_version(context: ControlContext, reference: VersionReference, princip
                     facts={"endpoints": holders},
                 )
             versions.remove(connection, reference)
-            unused = versions.find_digest(connection, version.digest) is None
+            unused = not versions.is_held(connection, version.digest)
             context.audit(connection, principal.who, "delete", str(reference), digest=version.digest)
         if unused:
             context.blobs.delete(package_blob(version.digest))

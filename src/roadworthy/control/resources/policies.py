@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import msgspec
-from sqlalchemy import Connection
 
 from roadworthy.contract.layers import misfits, plugin_layers, read_layers
 from roadworthy.contract.policy import Fallback, Policy
@@ -29,6 +28,7 @@ from roadworthy.schema.batch import Layout
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Signature
 from roadworthy.store.blobs import package_blob
+from roadworthy.store.connection import Connection
 
 _OF_KIND = {"version": "version", "rule": "rule", "cached": "max_age_s", "static": "value"}
 """The one field that each kind of fallback takes."""

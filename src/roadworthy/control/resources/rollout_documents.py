@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
-
 from roadworthy.contract.api.rollouts import AcceptedSignature, Verdict, WatchedSignal
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.controllers.rollout_controller import findings
@@ -16,6 +14,7 @@ from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.evidence.report import report
 from roadworthy.rollout.plan.plan import Watch
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.store.connection import Connection
 
 _PERCENT = FULL_SHARE / 100
 WAITING = "waiting"

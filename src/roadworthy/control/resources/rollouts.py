@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import rollouts as api
@@ -36,6 +35,7 @@ from roadworthy.rollout.plan.preflight import Facts, Obstacle, obstacles
 from roadworthy.rollout.plan.warnings import PlanWarning, plan_warnings
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision
 
 CURRENT = "current"

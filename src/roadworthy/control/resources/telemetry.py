@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import structlog
-from sqlalchemy import Connection
 
 from roadworthy.access.principal import Principal
 from roadworthy.audit import events
@@ -26,11 +25,14 @@ from roadworthy.control.resources.endpoints import reach, shown, step
 from roadworthy.control.resources.policies import NEEDED
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
+from roadworthy.foundation.keys import hash_key
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.store.blobs import package_blob
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import read_revision
+from roadworthy.store.tables import PROJECT
 
 FILE = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,180}\.parquet", re.ASCII)
 """Form of a record file's name."""
@@ -54,7 +56,7 @@ def receive(context: ControlContext, principal: Principal, frame: Telemetry) -> 
     for file in frame.record_files:
         folder, _, name = file.blob.rpartition("/")
         blob = record_blob(context, principal, folder.removeprefix("records/"), name)
-        if blob != f"records/{gateway}/{name}":
+        if blob != _blob(context, gateway, name):
             raise InvalidRequest("a frame may name only record files of its own gateway", code="malformed-telemetry")
         files.append(msgspec.structs.replace(file, blob=blob))
     if files:
@@ -102,7 +104,13 @@ def record_blob(context: ControlContext, principal: Principal, gateway: str, fil
     """
     if not FILE.fullmatch(file):
         raise InvalidRequest("not a valid name of a record file", code="invalid-name")
-    return f"records/{instance_of(context, principal, gateway)}/{file}"
+    return _blob(context, instance_of(context, principal, gateway), file)
+
+
+def _blob(context: ControlContext, gateway: str, file: str) -> str:
+    """Gateways of two projects may have the same name, and all projects share the blobs."""
+    project = context.database.project
+    return f"records{'' if project == PROJECT else hash_key(project)[:16]}/{gateway}/{file}"
 
 
 def keep_records(context: ControlContext, blob: str, source: Path) -> None:

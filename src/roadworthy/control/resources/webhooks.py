@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import Connection
 
 from roadworthy.access.principal import Principal
 from roadworthy.audit import events
@@ -21,6 +20,7 @@ from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.ids import random_id
 from roadworthy.foundation.references import check_name
+from roadworthy.store.connection import Connection
 from roadworthy.webhooks import deliveries, hooks
 from roadworthy.webhooks.deliveries import DELIVERED, FAILED, KEPT, Delivery
 from roadworthy.webhooks.hooks import ACTIVE, Webhook

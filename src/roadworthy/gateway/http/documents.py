@@ -37,6 +37,7 @@ class Documents:
         self._folder = folder
         self._slab = slab
         self._reader: SlabReader | None = None
+        self._totals: tuple[tuple[int, ...], Totals] | None = None
         self._one_at_a_time = asyncio.Lock()
         self._openapi: dict[str, tuple[Endpoint, bytes]] = {}
 
@@ -45,7 +46,7 @@ class Documents:
         self._openapi = {name: kept for name, kept in self._openapi.items() if served.get(name) is kept[0]}
 
     async def totals(self) -> Totals:
-        """The counts of all workers."""
+        """The counts of all workers; the same object until one changes."""
         async with self._one_at_a_time:
             return await asyncio.to_thread(self._read_totals)
 
@@ -60,7 +61,10 @@ class Documents:
     def _read_totals(self) -> Totals:
         if self._reader is None:
             self._reader = SlabReader(self._slab)
-        return read_totals(self._reader)
+        seen = self._reader.fingerprint()  # before reading, so that a change meanwhile is read the next time
+        if self._totals is None or self._totals[0] != seen:
+            self._totals = seen, read_totals(self._reader)
+        return self._totals[1]
 
     def _make_openapi(self, endpoint: Endpoint) -> bytes:
         digest = endpoint.split.variants[0].version.digest

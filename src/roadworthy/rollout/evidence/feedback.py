@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from roadworthy.contract.evidence import BadUnit, EventCount, MetricCount, RolloutCounts, VariantCount
 from roadworthy.rollout.evidence.counts import evidence_from_document
 from roadworthy.signals.later import CUSTOM
-from roadworthy.store.tables import PROJECT, feedback, rollouts
+from roadworthy.store.connection import Connection
+from roadworthy.store.tables import feedback, rollouts
 
 FEEDBACK = "feedback"
 """The criterion on predictions that are called wrong, and the source of all counts made here."""
@@ -143,7 +144,6 @@ def _known(connection: Connection, rollout_id: str, facts: Iterable[Fact]) -> di
     found: dict[tuple[str, str], bool] = {}
     for signal, sought in subjects.items():
         query = select(feedback.c.subject, feedback.c.bad).where(
-            feedback.c.project == PROJECT,
             feedback.c.rollout == rollout_id,
             feedback.c.signal == signal,
             feedback.c.subject.in_(sought),
@@ -165,10 +165,9 @@ def _write(
         rows = [
             {**{name: value for name, value in row.items() if name in columns}, **given, "rollout": rollout_id} for row in fresh
         ]
-        connection.execute(insert(feedback), [{"project": PROJECT, **row} for row in rows])
+        connection.execute(insert(feedback), rows)
     if worsened:
         same = (
-            feedback.c.project == PROJECT,
             feedback.c.rollout == rollout_id,
             feedback.c.signal == bindparam("of_signal"),
             feedback.c.subject == bindparam("of_subject"),
