@@ -141,6 +141,23 @@ class FakeGateway:
         assert reply.status_code == 200, reply.text
 
 
+def endpoint_when(admin: httpx.Client, true: Callable[[dict[str, Any]], Any], name: str = "line") -> dict[str, Any]:
+    """The endpoint as soon as it satisfies the condition: controllers look after a report, not within it."""
+    found: dict[str, Any] = {}
+
+    def look() -> Any:
+        found.update(admin.get(f"/api/v1/endpoints/{name}").json())
+        return true(found)
+
+    eventually(look, f"{name} gets there")
+    return found
+
+
+def serving(admin: httpx.Client, version: str) -> dict[str, Any]:
+    """The endpoint `line` as soon as it serves this version."""
+    return endpoint_when(admin, lambda found: found["version"] == version)
+
+
 @pytest.fixture
 def ahead_s(tmp_path: Path) -> Path:
     """The file with the lead of the control plane's clock in seconds, which the test may change."""

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
+from tests.control_plane import endpoint_when, serving
 
 Push = Callable[..., dict[str, Any]]
 
@@ -33,9 +34,9 @@ def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gate
     loaded = WorkerReport(0, 1, "a", None, 0, 0, (VersionState(digest, READY),))
     loading = WorkerReport(1, 2, "b", None, 0, 0, ())
     gateway.report(workers=(loaded, loading))
-    assert admin.get("/api/v1/endpoints/line").json()["pending"]["reason"] == "ready on 1 of 2 workers"
+    endpoint_when(admin, lambda found: found["pending"]["reason"] == "ready on 1 of 2 workers")
     gateway.ready(digest)
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    assert serving(admin, "line:1")["state"] == "serving"
     assert gateway.snapshot().json()["endpoints"][0]["split"] == [{"digest": digest, "weight": 10_000}]
 
 
@@ -44,10 +45,11 @@ def test_a_version_that_fails_to_load_never_gets_traffic(admin: httpx.Client, ga
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
+    serving(admin, "line:1")
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.report(VersionState(one, READY), VersionState(two, FAILED, reason="answers differ", code="proof-failed"))
-    document = admin.get("/api/v1/endpoints/line").json()
-    assert (document["state"], document["version"]) == ("failed", "line:1")
+    document = endpoint_when(admin, lambda found: found["state"] == "failed")
+    assert document["version"] == "line:1"
     assert document["pending"]["code"] == "proof-failed"
     assert gateway.snapshot().json()["endpoints"][0]["split"][0]["digest"] == one
 
@@ -57,10 +59,11 @@ def test_rollback_is_at_once_while_the_version_before_is_warm(admin: httpx.Clien
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
+    serving(admin, "line:1")
     assert admin.post("/api/v1/endpoints/line:rollback").json()["code"] == "no-previous-version"
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.ready(one, two)
-    assert admin.get("/api/v1/endpoints/line").json()["version"] == "line:2"
+    serving(admin, "line:2")
     back = admin.post("/api/v1/endpoints/line:rollback")
     assert back.status_code == 200
     assert (back.json()["version"], back.json()["previous"]) == ("line:1", "line:2")
@@ -95,6 +98,7 @@ def test_compare_and_set_lets_one_of_two_deploys_win(admin: httpx.Client, gatewa
     second = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "if_generation": 0})
     assert (second.status_code, second.json()["code"]) == (409, "generation-conflict")
     gateway.ready(digest)
+    serving(admin, "line:1")
     same = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     assert same.status_code == 200
 
@@ -105,6 +109,7 @@ def test_a_version_with_another_signature_is_refused(admin: httpx.Client, gatewa
     push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
+    serving(admin, "line:1")
     refused = admin.put("/api/v1/endpoints/line", json={"version": "line:4"})
     assert (refused.status_code, refused.json()["code"]) == (409, "signature-incompatible")
     assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
@@ -115,10 +120,10 @@ def test_an_endpoint_that_never_answered_has_promised_nothing(admin: httpx.Clien
     first, second = push(width=3)["digest"], push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.report(VersionState(first, FAILED, reason="no", code="load-failed"))
+    endpoint_when(admin, lambda found: found["state"] == "failed")
     assert admin.put("/api/v1/endpoints/line", json={"version": "line:4"}).status_code == 202
     gateway.ready(second["digest"])
-    document = admin.get("/api/v1/endpoints/line").json()
-    assert (document["version"], document["signature"]) == ("line:4", second["signature"])
+    assert serving(admin, "line:4")["signature"] == second["signature"]
 
 
 def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -126,15 +131,15 @@ def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, 
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.report(VersionState(digest, FAILED, reason="disk full", code="load-failed"))
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "failed"
+    endpoint_when(admin, lambda found: found["state"] == "failed")
     again = admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).json()
     assert (again["state"], again["pending"]["reason"]) == ("loading", "ready on 0 of 1 workers")
     gateway.ready(digest)
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    serving(admin, "line:1")
     assert admin.delete("/api/v1/endpoints/line").status_code == 204
     assert admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).json()["state"] == "loading"
     gateway.ready(digest)
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    serving(admin, "line:1")
 
 
 def test_the_version_before_is_deployed_at_once_while_it_is_warm(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -142,8 +147,10 @@ def test_the_version_before_is_deployed_at_once_while_it_is_warm(admin: httpx.Cl
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
+    serving(admin, "line:1")
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.ready(one, two)
+    serving(admin, "line:2")
     back = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     assert (back.status_code, back.json()["version"], back.json()["previous"]) == (200, "line:1", "line:2")
 
@@ -153,6 +160,7 @@ def test_undeploy_takes_the_endpoint_and_its_packages_away(admin: httpx.Client, 
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
+    serving(admin, "line:1")
     assert admin.delete("/api/v1/endpoints/line").status_code == 204
     held = gateway.snapshot().json()
     assert (held["endpoints"], held["packages"]) == ([], [])
@@ -194,6 +202,7 @@ def test_state_survives_kill_9(control: Any, gateway: Any, push: Push) -> None:
     with control.client(control.admin_key) as admin:
         admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
         gateway.ready(digest)
+        serving(admin, "line:1")
     before = gateway.snapshot().json()
     control.kill()
     control.start()

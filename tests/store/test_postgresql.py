@@ -20,6 +20,7 @@ from roadworthy.contract.api.rollouts import NewRollout
 from roadworthy.contract.evidence import RolloutCounts, VariantCount
 from roadworthy.contract.telemetry import READY, RecordFile, RequestCount, Telemetry, VersionState, WorkerReport
 from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers.deployments import look
 from roadworthy.control.resources import keys, telemetry
 from roadworthy.control.resources import rollouts as rollout_verbs
 from roadworthy.control.wiring import build_context
@@ -113,6 +114,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
         states = tuple(VersionState(f"sha256:{number:064x}", READY) for number in (1, 2))
         worker = WorkerReport(0, 1, "w", snapshot.epoch, snapshot.revision, snapshot.revision, states)
         telemetry.take_frame(both, Telemetry("gw-1", "b", next(sequence), 1, (worker,), rollouts=counts))
+        look(both)
 
     follow()
     wanted = NewRollout(version="line:2", plan={"strategy": "canary", "steps": [50, 100], "criteria": ["errors"]})

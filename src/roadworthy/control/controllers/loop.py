@@ -1,14 +1,16 @@
-"""The control plane's background loop: moves traffic to versions that became ready, and keeps stored records within bounds."""
+"""The control plane's background loop: looks at deployments and rollouts, and keeps stored records within bounds."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 
 import structlog
 
 from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers.deployments import look
 from roadworthy.control.resources import feedback
-from roadworthy.control.resources.endpoints import step
 from roadworthy.control.resources.telemetry import trim_records
 from roadworthy.foundation.errors import RoadworthyError
 
@@ -18,11 +20,13 @@ _log = structlog.get_logger()
 
 
 class Controllers:
-    """Runs the loop in one thread. A tick that fails is logged, and the next tick tries again."""
+    """Runs the loop in one thread: at every tick, and whenever `context.wake` rings. What fails is logged and tried again at the
+    next tick."""
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._stop = threading.Event()
+        self._ticks = 0
         self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
 
     def start(self) -> None:
@@ -30,23 +34,35 @@ class Controllers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the current tick."""
+        """Stop after the current look."""
         self._stop.set()
+        self._context.wake.ring()
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        ticks = 0
-        while not self._stop.wait(_TICK_S):
-            ticks += 1
-            try:
-                self._context.database.lead.renew()
-                self._context.publisher.catch_up()
-                self._context.stream.look()
-                step(self._context)
-                if ticks % _TRIM_EVERY == 0 and self._context.database.lead.held:
-                    trim_records(self._context)
-                    feedback.trim(self._context)
-            except RoadworthyError as error:
-                _log.warning("controller-tick-failed", code=error.code, message=error.message)
-            except Exception:  # noqa: BLE001  (the loop must outlive any failure of one tick; the log has it)
-                _log.exception("controller-tick-failed")
+        wake, due = self._context.wake, time.monotonic() + _TICK_S
+        while not self._stop.is_set():
+            calls = wake.wait(max(0.0, due - time.monotonic()))
+            if time.monotonic() >= due:
+                due = time.monotonic() + _TICK_S
+                self._attempt(self._tick)
+            self._attempt(lambda: look(self._context))
+            wake.looked(calls)
+        wake.end()
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        self._context.database.lead.renew()
+        self._context.publisher.catch_up()
+        self._context.stream.look()
+        if self._ticks % _TRIM_EVERY == 0 and self._context.database.lead.held:
+            trim_records(self._context)
+            feedback.trim(self._context)
+
+    def _attempt(self, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except RoadworthyError as error:
+            _log.warning("controller-tick-failed", code=error.code, message=error.message)
+        except Exception:  # noqa: BLE001  (the loop must outlive any failure of one look; the log has it)
+            _log.exception("controller-tick-failed")

@@ -1,4 +1,4 @@
-"""Deploy, roll back and undeploy; and the controller's step, which moves traffic once a version is ready everywhere."""
+"""Deploy, roll back and undeploy endpoints, and show them. `controllers/deployments.py` moves the traffic."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import endpoints as api
 from roadworthy.contract.api.endpoints import Deployment
 from roadworthy.contract.api.operation import Page
-from roadworthy.contract.snapshot import FULL_SHARE
-from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
-from roadworthy.control.controllers.rollout_controller import CONTROLLER
+from roadworthy.control.controllers.deployments import digest_of, live_gateways, serving_kept_out, switched
 from roadworthy.control.resources import policies
 from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import Conflict, NotFound
 from roadworthy.foundation.references import VersionReference, check_name
-from roadworthy.monitoring import gateways
 from roadworthy.monitoring.gateways import Gateway, workers_of
 from roadworthy.registry import versions
 from roadworthy.rollout import endpoints, rollouts
-from roadworthy.rollout.decide.switch import Refuse, Switch, Wait, decide, kept_out
+from roadworthy.rollout.decide.switch import Switch, decide
 from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
@@ -58,7 +54,7 @@ def deploy(context: ControlContext, name: str, asked: Deployment, principal: Pri
         after = _with_pending(context, before, name, found, merged, actor)
         policies.check(context, connection, merged, found, after.signature)
         _check_gateways(context, connection, before, merged)
-        if after is before and _kept_out(connection, before, _live(context, connection)):
+        if after is before and serving_kept_out(connection, before, live_gateways(context, connection)):
             after = before.changed(context.clock.now_us(), actor)  # its version gets another chance on gateways
         if before is None:
             endpoints.create(connection, after)
@@ -67,7 +63,7 @@ def deploy(context: ControlContext, name: str, asked: Deployment, principal: Pri
         if after != before:
             bump_revision(connection)
             context.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
-    step(context)
+    context.wake.followed()
     return get(context, name)
 
 
@@ -80,7 +76,7 @@ def _check_gateways(context: ControlContext, connection: Connection, before: End
     for needed in policies.NEEDED:
         had = () if before is None else needed.named(before.policy)
         added = [name for name in needed.named(policy) if name not in had]
-        lacking = needed.lacking(added, _live(context, connection)) if added else {}
+        lacking = needed.lacking(added, live_gateways(context, connection)) if added else {}
         if lacking:
             name, ids = next(iter(lacking.items()))
             raise Conflict(
@@ -99,7 +95,7 @@ def check_bytes(context: ControlContext, connection: Connection, version: versio
     """
     if context.blobs.exists(package_blob(version.digest)):
         return
-    if not isinstance(decide(version.digest, workers_of(_live(context, connection))), Switch):
+    if not isinstance(decide(version.digest, workers_of(live_gateways(context, connection))), Switch):
         raise NotFound(
             f"the package of {version.reference} is missing from the blob store",
             code="blob-missing",
@@ -176,8 +172,7 @@ def rollback(context: ControlContext, name: str, principal: Principal) -> api.En
             rollout_controller.apply_command(context, connection, running, "abort", principal.who)
         else:
             _roll_back(context, connection, endpoints.get(connection, name), principal.who)
-    if running is not None:
-        step(context)
+    context.wake.followed()
     return get(context, name)
 
 
@@ -188,25 +183,16 @@ def _roll_back(context: ControlContext, connection: Connection, before: Endpoint
             code="no-previous-version",
             hint="deploy the version that you want by its number",
         )
-    verdict = decide(_digest(connection, before.previous), workers_of(_live(context, connection)))
+    verdict = decide(digest_of(connection, before.previous), workers_of(live_gateways(context, connection)))
     now = context.clock.now_us()
     if isinstance(verdict, Switch):
-        after = replace(_switched(connection, before, before.previous), changed_at_us=now, changed_by=actor)
+        after = replace(switched(connection, before, before.previous), changed_at_us=now, changed_by=actor)
     else:
         pending = Pending(before.previous, LOADING, now, verdict.reason)
         after = before.changed(now, actor, pending=pending)
     endpoints.change(connection, before, after)
     bump_revision(connection)
     context.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
-
-
-def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
-    """The endpoint after the switch to `version`. It keeps its signature, except when it goes back behind an accepted change of
-    signature: then it takes that version's."""
-    found = versions.get(connection, VersionReference.parse(version))
-    fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
-    after = before.switched(version)
-    return after if fits else replace(after, signature=found.signature)
 
 
 def undeploy(context: ControlContext, name: str, principal: Principal) -> None:
@@ -219,106 +205,7 @@ def undeploy(context: ControlContext, name: str, principal: Principal) -> None:
         endpoints.remove(connection, name)
         bump_revision(connection)
         context.audit(connection, principal.who, "undeploy", name, version=endpoint.current)
-    context.stream.catch_up()
-
-
-def step(context: ControlContext) -> None:
-    """One tick of the controller: pending versions, serving versions that crash, and rollouts."""
-    with context.lock:
-        moved = False
-        with context.database.begin() as connection:
-            known = endpoints.list_all(connection)
-            found = _live(context, connection) if known else []
-            running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
-            for endpoint in known:
-                rollout = running.get(endpoint.name)
-                retreated = _retreat(context, connection, endpoint, found, rollout)
-                waits = endpoint.pending is not None and endpoint.pending.state == LOADING and rollout is None
-                moved |= retreated or (waits and _step_one(context, connection, endpoint, found))
-        moved |= bool(running) and rollout_controller.drive(context)
-        if moved:
-            context.publisher.refresh()
-    context.stream.catch_up()
-
-
-def _step_one(context: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
-    pending = before.pending
-    if pending is None:
-        return False
-    verdict = decide(_digest(connection, pending.version), _reports(before, pending, found))
-    now = context.clock.now_us()
-    if isinstance(verdict, Wait):
-        if verdict.reason != pending.reason:
-            endpoints.change(connection, before, replace(before, pending=replace(pending, reason=verdict.reason)))
-        return False
-    if isinstance(verdict, Refuse):
-        failed = replace(pending, state=FAILED, reason=verdict.reason, code=verdict.code)
-        after = replace(before, pending=failed, generation=before.generation + 1, changed_at_us=now)
-        context.audit(connection, CONTROLLER, "deploy-failed", before.name, version=pending.version, code=verdict.code)
-    else:
-        after = replace(_switched(connection, before, pending.version), changed_at_us=now)
-        context.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
-    endpoints.change(connection, before, after)
-    bump_revision(connection)
-    return True
-
-
-def _retreat(
-    context: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway], rollout: Rollout | None
-) -> bool:
-    """Go back to the previous version when the serving one is in quarantine. Only a deployment brings that version back; a
-    pending version stays pending. A rollout that loses its stable in this way is over, unless its canary has all the traffic."""
-    reason = _kept_out(connection, before, found)
-    if reason is None or before.previous is None:
-        return False
-    if rollout is not None and rollout.state.weight == FULL_SHARE:
-        return False
-    if not isinstance(decide(_digest(connection, before.previous), workers_of(found)), Switch):
-        return False
-    after = replace(
-        _switched(connection, before, before.previous),
-        previous=None,
-        pending=before.pending,
-        changed_at_us=context.clock.now_us(),
-        changed_by=CONTROLLER,
-    )
-    facts = {"version": before.previous, "left": before.current, "reason": reason}
-    context.audit(connection, CONTROLLER, "rollback", before.name, **facts)
-    endpoints.change(connection, before, after)
-    revision = bump_revision(connection)
-    if rollout is not None:
-        text = f"its stable {before.current} is in quarantine: {reason}"
-        rollout_controller.cancel(context, connection, rollout, CONTROLLER, text)
-        rollout_controller.begin_waiting(context, connection, after, revision)
-    return True
-
-
-def _kept_out(connection: Connection, endpoint: Endpoint, found: list[Gateway]) -> str | None:
-    """Why a live gateway has the serving version in quarantine, if one has. Reports from before the endpoint's last change do not
-    count: each change gives the version another chance."""
-    if endpoint.current is None:
-        return None
-    said = workers_of(gateway for gateway in found if gateway.seen_at_us > endpoint.changed_at_us)
-    return kept_out(_digest(connection, endpoint.current), said) if said else None
-
-
-def _reports(endpoint: Endpoint, pending: Pending, found: list[Gateway]) -> list[WorkerReport]:
-    """Reports of live workers on the pending version. Reports from before the gateway was asked to hold it concern an earlier
-    life of the version there, ready or failed, and count as nothing yet."""
-    warm = pending.version in (endpoint.current, endpoint.previous)
-    return [
-        worker if warm or gateway.seen_at_us > pending.since_us else msgspec.structs.replace(worker, versions=())
-        for gateway in found
-        for worker in gateway.workers
-    ]
-
-
-def _live(context: ControlContext, connection: Connection) -> list[Gateway]:
-    return gateways.live(gateways.list_all(connection), context.clock.now_us())
-
-
-def _digest(connection: Connection, version: str) -> str:
-    return versions.get(connection, VersionReference.parse(version)).digest
+    context.wake.ring()
 
 
 def get(context: ControlContext, name: str) -> api.Endpoint:
@@ -329,13 +216,13 @@ def get(context: ControlContext, name: str) -> api.Endpoint:
     """
     with context.database.begin() as connection:
         endpoint = endpoints.get(connection, name)
-        return shown(connection, endpoint, reach(connection, _live(context, connection)))
+        return shown(connection, endpoint, reach(connection, live_gateways(context, connection)))
 
 
 def list_all(context: ControlContext, cursor: str) -> Page[api.Endpoint]:
     """A page of endpoints, sorted by name."""
     with context.database.begin() as connection:
-        reached, found = reach(connection, _live(context, connection)), endpoints.list_all(connection)
+        reached, found = reach(connection, live_gateways(context, connection)), endpoints.list_all(connection)
         return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reached))
 
 
@@ -362,13 +249,13 @@ def shown(connection: Connection, endpoint: Endpoint, reached: Callable[[str], t
         generation=endpoint.generation,
         state=_state(endpoint),
         version=endpoint.current,
-        digest=endpoint.current and _digest(connection, endpoint.current),
+        digest=endpoint.current and digest_of(connection, endpoint.current),
         previous=endpoint.previous,
         pending=None
         if pending is None
         else api.PendingChange(
             version=pending.version,
-            digest=_digest(connection, pending.version),
+            digest=digest_of(connection, pending.version),
             state=pending.state,
             reason=pending.reason,
             code=pending.code,

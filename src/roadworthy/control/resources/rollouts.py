@@ -14,7 +14,7 @@ from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.observation import slow_ms
-from roadworthy.control.resources.endpoints import check_bytes, rollout_running, step
+from roadworthy.control.resources.endpoints import check_bytes, rollout_running
 from roadworthy.control.resources.measuring import Measures, measures
 from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.rollout_documents import members
@@ -86,7 +86,7 @@ def start(context: ControlContext, name: str, wanted: NewRollout, principal: Pri
         started |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
         context.audit(connection, actor, "rollout-start", name, **started)
         context.announce(connection, actor, "rollout-started", name, **started)
-    step(context)
+    context.wake.followed()
     warnings = [api.RolloutWarning(code=each.code, text=each.text) for each in known]
     with context.database.begin() as connection:
         return api.StartedRollout(warnings=warnings, **members(connection, rollouts.get(connection, name, rollout.id)))
@@ -240,7 +240,7 @@ def tell(
                 hint="`roadworthy rollout show` shows the rollout's state",
                 facts={"rollout": rollout.id, **rollout_controller.standing(rollout)},
             )
-    step(context)
+    context.wake.followed()
     with context.database.begin() as connection:
         changed = members(connection, rollouts.get(connection, name, rollout.id))
     return api.CommandedRollout(done=refused is None, refused=refused, **changed)

@@ -22,7 +22,7 @@ from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
-from roadworthy.control.resources.endpoints import reach, shown, step
+from roadworthy.control.resources.endpoints import reach, shown
 from roadworthy.control.resources.policies import NEEDED
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
@@ -65,12 +65,12 @@ def receive(context: ControlContext, principal: Principal, frame: Telemetry) -> 
 
 
 def take_frame(context: ControlContext, frame: Telemetry) -> int:
-    """Apply a frame once, then run the controller's step for what waits on it; return its sequence."""
+    """Apply a frame once and wake the controllers; return its sequence."""
     with context.database.begin() as connection:
         if gateways.apply(connection, frame, context.clock.now_us()):
             _count(connection, frame)
         _notice(context, connection, frame)
-    step(context)
+    context.wake.ring()
     return frame.sequence
 
 
