@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from roadworthy.contract.snapshot import decode_snapshot
 from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
 from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
@@ -124,16 +125,22 @@ class FakeGateway:
         if sequence is None:
             self.sequence += 1
             sequence = self.sequence
-        worker = WorkerReport(slot=0, pid=1, boot="w", epoch=None, revision=0, offered=0, versions=tuple(states))
+        workers = fields.pop("workers", None) or (self.worker(*states),)
         frame = Telemetry(
             gateway=self.name,
             boot="boot-1",
             sequence=sequence,
             at_us=1,
-            workers=fields.pop("workers", (worker,)),
+            workers=workers,
             **fields,
         )
         return self.client.post("/internal/v1/telemetry", content=encode_telemetry(frame))
+
+    def worker(self, *states: VersionState, slot: int = 0) -> WorkerReport:
+        """The report of a worker that has taken the newest snapshot."""
+        taken = decode_snapshot(self.snapshot().content)
+        at = (taken.epoch, taken.revision, taken.revision)
+        return WorkerReport(slot, 1 + slot, "w", *at, versions=tuple(states))
 
     def ready(self, *digests: str) -> None:
         """Report digests READY."""

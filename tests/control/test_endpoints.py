@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
+from roadworthy.contract.telemetry import FAILED, READY, VersionState
 from tests.control_plane import endpoint_when, serving
 
 Push = Callable[..., dict[str, Any]]
@@ -31,9 +31,7 @@ def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gate
     held = gateway.snapshot().json()
     assert [p["digest"] for p in held["packages"]] == [digest]
     assert held["endpoints"] == []
-    loaded = WorkerReport(0, 1, "a", None, 0, 0, (VersionState(digest, READY),))
-    loading = WorkerReport(1, 2, "b", None, 0, 0, ())
-    gateway.report(workers=(loaded, loading))
+    gateway.report(workers=(gateway.worker(VersionState(digest, READY)), gateway.worker(slot=1)))
     endpoint_when(admin, lambda found: found["pending"]["reason"] == "ready on 1 of 2 workers")
     gateway.ready(digest)
     assert serving(admin, "line:1")["state"] == "serving"
@@ -197,12 +195,13 @@ def test_telemetry_counts_once_however_often_it_arrives(admin: httpx.Client, gat
 
 
 def test_state_survives_kill_9(control: Any, gateway: Any, push: Push) -> None:
-    """Everything that was answered is there after a crash, the epoch too."""
-    digest = push()["digest"]
+    """Everything that was answered is there after a crash, the epoch and a deployment on its way too, which goes on."""
+    digest, other = push()["digest"], push(factor=3.0)["digest"]
     with control.client(control.admin_key) as admin:
         admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
         gateway.ready(digest)
         serving(admin, "line:1")
+        ordered = admin.put("/api/v1/endpoints/line", json={"version": "line:2"}).json()
     before = gateway.snapshot().json()
     control.kill()
     control.start()
@@ -210,3 +209,9 @@ def test_state_survives_kill_9(control: Any, gateway: Any, push: Push) -> None:
         after = client.get("/internal/v1/snapshot").json()
     assert (after["epoch"], after["revision"]) == (before["epoch"], before["revision"])
     assert after["endpoints"] == before["endpoints"]
+    with control.client(control.admin_key) as admin, control.client(control.gateway_key) as gateway.client:
+        assert admin.get("/api/v1/endpoints/line").json()["pending"] == ordered["pending"]
+        gateway.ready(digest, other)
+        serving(admin, "line:2")
+        trail = [entry["verb"] for entry in admin.get("/api/v1/audit").json()["items"]]
+    assert [verb for verb in trail if verb in ("deploy", "switch")] == ["switch", "deploy"] * 2

@@ -34,7 +34,7 @@ from roadworthy.rollout.decide.state import (
     state_from_document,
 )
 from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
-from roadworthy.rollout.plan.plan import END, WAIT, Criterion, Plan, Stage, Watch
+from roadworthy.rollout.plan.plan import DEPLOYMENT, END, WAIT, Criterion, Plan, Stage, Watch
 
 ERRORS = Criterion("errors", limit=0.05)
 CANARY_PLAN = Plan(
@@ -590,3 +590,19 @@ def test_documents_of_others_are_refused(document: dict[str, object]) -> None:
     """With what is wrong."""
     with pytest.raises(ValueError, match=r"unknown rollout format|not a rollout's state"):
         state_from_document(document)
+
+
+def test_a_deployment_takes_over_at_the_first_look_that_finds_it_ready() -> None:
+    """In one change, without a split; before that nothing is remembered. The stable need not be ready."""
+    world = World(DEPLOYMENT)
+    before = world.state
+    assert world.look(1e6, canary=LOADING, stable=LOADING) == Advance(before)
+    assert world.look(canary=READY).actions == (Finish("promoted"),)
+    assert (world.state.phase, world.state.ends_as, world.splits) == (FINISHED, "promoted", [])
+
+
+def test_a_deployment_ends_with_its_first_failure() -> None:
+    """With the worker's code and reason; it is not loaded again."""
+    world = World(DEPLOYMENT)
+    assert world.look(canary=FAILED, code="proof-failed", reason="answers differ").actions == (Finish("not-started"),)
+    assert (world.state.phase, world.state.code, world.state.text) == (FINISHED, "proof-failed", "answers differ")

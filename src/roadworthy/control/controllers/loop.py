@@ -9,10 +9,13 @@ from collections.abc import Callable
 import structlog
 
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers.deployments import look
+from roadworthy.control.controllers import rollout_controller
+from roadworthy.control.controllers.quarantine import retreat
 from roadworthy.control.resources import feedback
 from roadworthy.control.resources.telemetry import trim_records
 from roadworthy.foundation.errors import RoadworthyError
+from roadworthy.monitoring import gateways
+from roadworthy.rollout import endpoints, rollouts
 
 _TICK_S = 1.0
 _TRIM_EVERY = 60
@@ -66,3 +69,18 @@ class Controllers:
             _log.warning("controller-tick-failed", code=error.code, message=error.message)
         except Exception:  # noqa: BLE001  (the loop must outlive any failure of one look; the log has it)
             _log.exception("controller-tick-failed")
+
+
+def look(context: ControlContext) -> None:
+    """Look once at every endpoint, rollout and deployment."""
+    with context.lock:
+        with context.database.begin() as connection:
+            known = endpoints.list_all(connection)
+            found = gateways.list_live(connection, context.clock.now_us()) if known else []
+            running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
+            moved = [retreat(context, connection, each, found, running.get(each.name)) for each in known]
+        if running:
+            moved.append(rollout_controller.drive(context))
+        if any(moved):
+            context.publisher.refresh()
+    context.stream.catch_up()

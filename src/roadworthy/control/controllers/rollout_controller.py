@@ -1,9 +1,9 @@
-"""Drives rollouts: passes each running rollout to the state machine and carries out the resulting actions, one transaction a
-look.
+"""Drives rollouts and deployments: passes each running one to the state machine and carries out the resulting actions, one
+transaction a look.
 
 State, endpoint generation, audit entry and event are written together or not at all, and only if no other process wrote them
 meanwhile. So a controller that is killed at any point resumes with the same step, time and counts, and of two controllers that
-look at the same time one wins. `resources/rollouts.py` applies people's commands through the same functions.
+look at the same time one wins. `resources/` orders deployments and applies people's commands through the same functions.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from roadworthy.foundation.errors import Conflict, Unavailable
 from roadworthy.foundation.references import VersionReference
 from roadworthy.monitoring import gateways
 from roadworthy.registry import versions
+from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide import machine
 from roadworthy.rollout.decide.commands import command
@@ -45,7 +46,9 @@ from roadworthy.rollout.decide.state import (
 )
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import DEPLOYMENT
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision, read_revision
 
 CONTROLLER = "controller"
@@ -64,13 +67,13 @@ class Look:
 
 
 def drive(context: ControlContext) -> bool:
-    """Look once at every running rollout; whether gateways need a new snapshot. The caller holds the write lock.
+    """Look once at every running rollout and deployment; whether gateways need a new snapshot. The caller holds the write lock.
 
-    Of several control planes on one database only the leader does this: the time of a step is measured on one process's clock."""
-    if not context.database.lead.held:
-        return False
+    Of several control planes on one database only the leader looks at rollouts: the time of a step is measured on one process's
+    clock. A deployment has no clock."""
+    leads = context.database.lead.held
     with context.database.begin() as connection:
-        running = [each for each in rollouts.list_open(connection) if each.running]
+        running = [each for each in rollouts.list_open(connection) if each.running and (leads or each.deployment)]
     moved = [_look(context, each) for each in running]
     return any(moved)
 
@@ -112,12 +115,38 @@ def look_at(context: ControlContext, connection: Connection, rollout: Rollout, e
     """The current look at a running rollout; see `observe`."""
     endpoint = endpoints.get(connection, rollout.endpoint)
     epoch, revision = read_revision(connection)
-    rollout = rollout.noted(endpoint.generation, revision)
+    rollout = rollout if rollout.deployment else rollout.noted(endpoint.generation, revision)
     now_us = context.clock.now_us()
-    found = gateways.live(gateways.list_all(connection), now_us)
+    found = gateways.list_live(connection, now_us)
     moment = Moment(context.boot, context.clock.monotonic())
     seen = observe(rollout, endpoint, found, evidence, epoch=epoch, moment=moment, now_us=now_us)
     return Look(rollout, endpoint, seen)
+
+
+def begin_deployment(context: ControlContext, connection: Connection, endpoint: Endpoint, found: Version, actor: str) -> None:
+    """Deploy a version to the endpoint. It takes over once every live worker has proved it, and first waits for the running
+    rollout to end."""
+    now_us, rollout_id, revision = context.clock.now_us(), rollouts.new_id(), bump_revision(connection)
+    ordered = Rollout(
+        id=rollout_id,
+        endpoint=endpoint.name,
+        stable="",
+        stable_digest="",
+        canary=str(found.reference),
+        canary_digest=found.digest,
+        plan=DEPLOYMENT,
+        state=machine.begin(rollout_id, endpoint.generation),
+        started_at_us=now_us,
+        started_by=actor,
+        asked_revision=_asked(endpoint, str(found.reference), revision),
+        waiting=rollouts.find_running(connection, endpoint.name) is not None,
+    )
+    rollouts.create(connection, ordered)
+
+
+def _asked(endpoint: Endpoint, version: str, revision: int) -> int:
+    """The revision from which on reports about a deployed version count: any where gateways hold the version already."""
+    return 0 if version in endpoint.versions else revision
 
 
 def apply_command(context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
@@ -138,7 +167,8 @@ def cancel(context: ControlContext, connection: Connection, rollout: Rollout, ac
     state = msgspec.structs.replace(rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0)
     ended = replace(rollout, state=state, waiting=False, ended_at_us=context.clock.now_us(), decided_by=actor)
     rollouts.change(connection, ended)
-    _tell_end(context, connection, ended, actor)
+    if not rollout.deployment:
+        _tell_end(context, connection, ended, actor)
 
 
 def standing(rollout: Rollout) -> dict[str, Any]:
@@ -193,6 +223,10 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
     waiting = rollouts.find_waiting(connection, endpoint.name)
     if waiting is None:
         return
+    if waiting.deployment:
+        asked = _asked(endpoint, waiting.canary, revision)
+        rollouts.change(connection, replace(waiting, waiting=False, asked_revision=asked))
+        return
     if waiting.stable != endpoint.current:
         cancel(context, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
         return
@@ -238,7 +272,8 @@ def _carry_out(context: ControlContext, connection: Connection, look: Look, adva
         elif isinstance(action, Finish):
             _finish(context, connection, rollout, endpoint)
             return True
-    rollouts.change(connection, rollout)
+    if not rollout.deployment:  # while a deployment waits, there is nothing to remember
+        rollouts.change(connection, rollout)
     return moved
 
 
@@ -261,19 +296,36 @@ def _finish(context: ControlContext, connection: Connection, rollout: Rollout, b
     by_person = outcome in (PROMOTED, ABORTED, SUPERSEDED) and rollout.decided_by is not None
     actor = rollout.decided_by if by_person and rollout.decided_by is not None else CONTROLLER
     if outcome == PROMOTED:
-        after = replace(before.switched(rollout.canary), pending=before.pending)
-        if rollout.accepted_by is not None:
-            found = versions.get(connection, VersionReference.parse(rollout.canary))
-            after = replace(after, signature=found.signature)
+        after = switched(connection, before, rollout.canary)
     else:
         after = replace(before, generation=before.generation + 1)
-    after = replace(after, changed_at_us=now, changed_by=actor)
+    after = replace(after, changed_at_us=now, changed_by=rollout.started_by if rollout.deployment else actor)
     endpoints.change(connection, before, after)
     revision = bump_revision(connection)
-    ended = replace(rollout, ended_at_us=now, decided_by=actor).noted(after.generation, revision)
+    state = msgspec.structs.replace(rollout.state, generation=after.generation)
+    ended = replace(rollout, state=state, ended_at_us=now, decided_by=actor).noted(after.generation, revision)
     rollouts.change(connection, ended)
-    _tell_end(context, connection, ended, actor)
+    if rollout.deployment:
+        _tell_deployed(context, connection, ended, before.current)
+    else:
+        _tell_end(context, connection, ended, actor)
     begin_waiting(context, connection, after, revision)
+
+
+def switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
+    """The endpoint after the switch to `version`. It keeps its signature, except when the version does not fit it, because a
+    person accepted that or it goes back behind such a change: then it takes the version's."""
+    found = versions.get(connection, VersionReference.parse(version))
+    fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
+    after = before.switched(version)
+    return after if fits else replace(after, signature=found.signature)
+
+
+def _tell_deployed(context: ControlContext, connection: Connection, rollout: Rollout, left: str | None) -> None:
+    verb, facts = "switch", {"version": rollout.canary, "left": left}
+    if rollout.state.ends_as != PROMOTED:
+        verb, facts = "deploy-failed", {"version": rollout.canary, "code": rollout.state.code}
+    context.audit(connection, CONTROLLER, verb, rollout.endpoint, **facts)
 
 
 def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout, actor: str) -> None:

@@ -19,7 +19,6 @@ from roadworthy.control.resources.measuring import Measures, measures
 from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.rollout_documents import members
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
-from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.registry import versions
@@ -28,7 +27,7 @@ from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide import machine
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING
 from roadworthy.rollout.decide.switch import Switch, decide, kept_out
-from roadworthy.rollout.endpoints import Endpoint, Pending
+from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.plan.capacity import Machine, Sized, shortages
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import Plan
@@ -45,7 +44,6 @@ MOST_SHOWN = 200
 _MOST_REASON = 500
 _LATELY_US = 3_600_000_000
 """The time over which an endpoint's rate of requests is measured; `rollout/plan/warnings.py` calls it the past hour."""
-_ids = PredictionIds()
 
 
 def start(context: ControlContext, name: str, wanted: NewRollout, principal: Principal) -> api.StartedRollout:
@@ -65,13 +63,13 @@ def start(context: ControlContext, name: str, wanted: NewRollout, principal: Pri
         endpoint = endpoints.get(connection, name)
         if wanted.if_generation is not None and wanted.if_generation != endpoint.generation:
             raise endpoints.generation_conflict(name)
-        running = rollouts.find_running(connection, name)
+        running = rollouts.find_measured(connection, name)
         if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
             raise rollout_running(running)
         found = versions.get(connection, reference)
         check_bytes(context, connection, found)
         facts = _facts(context, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None)
-        _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
+        _refuse([*obstacles(plan, facts), *_further(connection, plan, endpoint, facts)], wanted)
         if running is not None:
             rollout_controller.apply_command(context, connection, running, "supersede", actor)
         rollout = _new(context, connection, (endpoint, found, plan, facts), wanted, actor)
@@ -115,7 +113,7 @@ def _facts(
     plan: Plan,
     accepted_by: str | None,
 ) -> Facts:
-    live = gateways.live(gateways.list_all(connection), context.clock.now_us())
+    live = gateways.list_live(connection, context.clock.now_us())
     workers = gateways.workers_of(live)
     promised = Signature.from_document(endpoint.signature)
     ready, slow, by, short = False, None, Measures((), None, {}), tuple[str, ...]()
@@ -144,12 +142,12 @@ def _sized(version: Version) -> Sized:
     return Sized(str(version.reference), version.digest, version.size_bytes)
 
 
-def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
+def _further(connection: Connection, plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
     """Obstacles that only the control plane knows."""
     found = []
-    pending: Pending | None = endpoint.pending
-    if pending is not None and pending.state == endpoints.LOADING:
-        found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; wait until that ends"))
+    pending = rollouts.last_deployment(connection, endpoint.name)
+    if pending is not None and pending.ended_at_us is None:
+        found.append(Obstacle("deploy-under-way", f"{pending.canary} is being deployed; wait until that ends"))
     later = [each.signal for each in plan.criteria if each.kind.later]
     later += [metric.name for metric in plan.metrics]
     if later and not msgspec.convert(endpoint.policy, Policy).record:
@@ -190,7 +188,7 @@ def _new(
     endpoint, found, plan, facts = what
     assert endpoint.current is not None  # noqa: S101  (an obstacle otherwise)
     waiting = rollouts.find_running(connection, endpoint.name) is not None
-    rollout_id, revision = f"rollout-{_ids.next()}", bump_revision(connection)
+    rollout_id, revision = rollouts.new_id(), bump_revision(connection)
     accepted = wanted.accept_signature_change if facts.difference is not None else None
     return Rollout(
         id=rollout_id,
@@ -299,7 +297,7 @@ def get(context: ControlContext, name: str, rollout_id: str) -> api.Rollout:
 def _find(connection: Connection, name: str, rollout_id: str) -> Rollout | None:
     if rollout_id != CURRENT:
         return rollouts.get(connection, name, rollout_id)
-    running = rollouts.find_running(connection, name)
+    running = rollouts.find_measured(connection, name)
     return running or next(iter(rollouts.list_last(connection, name, 1, None)), None)
 
 
@@ -325,7 +323,7 @@ def history(context: ControlContext, name: str | None, last: int, before: str | 
 def in_progress(context: ControlContext, cursor: str | None) -> Page[api.Rollout]:
     """A page of running and waiting rollouts, sorted by endpoint. Without a cursor all of them: earlier clients read one page."""
     with context.database.begin() as connection:
-        found = rollouts.list_open(connection)
+        found = [each for each in rollouts.list_open(connection) if not each.deployment]
         return page_of(
             found, lambda each: f"{each.endpoint}/{each.id}", cursor, lambda each: api.Rollout(**members(connection, each))
         )

@@ -22,7 +22,7 @@ from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
-from roadworthy.control.resources.endpoints import reach, shown
+from roadworthy.control.resources.endpoints import read_reports, shown
 from roadworthy.control.resources.policies import NEEDED
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
@@ -156,9 +156,9 @@ def status(context: ControlContext, version: str) -> api.Status:
     """The status of the whole installation."""
     with context.database.begin() as connection:
         found = gateways.list_all(connection)
-        reached = reach(connection, gateways.live(found, context.clock.now_us()))
-        listed = [shown(connection, each, reached) for each in endpoints.list_all(connection)]
-        epoch, revision = read_revision(connection)
+        reports = read_reports(connection, gateways.live(found, context.clock.now_us()))
+        listed = [shown(connection, each, reports) for each in endpoints.list_all(connection)]
+        epoch, revision, _ = reports
     snapshot, now = context.publisher.edition.snapshot, context.clock.now_us()
     live = gateways.live(found, now)
     return api.Status(
