@@ -1,9 +1,8 @@
-"""The control plane's background loop: looks at deployments and rollouts, and keeps stored records within bounds."""
+"""The control plane's background threads: one looks at deployments and rollouts, one keeps the store within bounds."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import structlog
@@ -23,52 +22,57 @@ _log = structlog.get_logger()
 
 
 class Controllers:
-    """Runs the loop in one thread: at every tick, and whenever `context.wake` rings. What fails is logged and tried again at the
-    next tick."""
+    """Looks in one thread: every second, and whenever `context.wake` rings. Housekeeping has another thread, so that no slow
+    deletion of records delays a rollback. What fails is logged and tried again a second later."""
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._stop = threading.Event()
-        self._ticks = 0
-        self._thread = threading.Thread(target=self._run, name="controllers", daemon=True)
+        self._rounds = 0
+        self._threads = [threading.Thread(target=each, name=each.__name__, daemon=True) for each in (self._look, self._tidy)]
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop after the current look."""
         self._stop.set()
         self._context.wake.ring()
-        self._thread.join(timeout=5.0)
+        for thread in self._threads:
+            thread.join(timeout=5.0)
 
-    def _run(self) -> None:
-        wake, due = self._context.wake, time.monotonic() + _TICK_S
+    def _look(self) -> None:
+        wake = self._context.wake
         while not self._stop.is_set():
-            calls = wake.wait(max(0.0, due - time.monotonic()))
-            if time.monotonic() >= due:
-                due = time.monotonic() + _TICK_S
-                self._attempt(self._tick)
-            self._attempt(lambda: look(self._context))
+            calls = wake.wait(_TICK_S)
+            _attempt(lambda: look(self._context))
             wake.looked(calls)
         wake.end()
 
-    def _tick(self) -> None:
-        self._ticks += 1
+    def _tidy(self) -> None:
+        while not self._stop.wait(_TICK_S):
+            _attempt(self._tidy_once)
+
+    def _tidy_once(self) -> None:
+        """Renew the lead, notice what other control planes wrote, and now and then delete what exceeds the bounds."""
+        self._rounds += 1
         self._context.database.lead.renew()
         self._context.publisher.catch_up()
         self._context.stream.look()
-        if self._ticks % _TRIM_EVERY == 0 and self._context.database.lead.held:
+        if self._rounds % _TRIM_EVERY == 0 and self._context.database.lead.held:
             trim_records(self._context)
             feedback.trim(self._context)
 
-    def _attempt(self, what: Callable[[], None]) -> None:
-        try:
-            what()
-        except RoadworthyError as error:
-            _log.warning("controller-tick-failed", code=error.code, message=error.message)
-        except Exception:  # noqa: BLE001  (the loop must outlive any failure of one look; the log has it)
-            _log.exception("controller-tick-failed")
+
+def _attempt(what: Callable[[], None]) -> None:
+    try:
+        what()
+    except RoadworthyError as error:
+        _log.warning("controller-tick-failed", code=error.code, message=error.message)
+    except Exception:  # noqa: BLE001  (the loop must outlive any failure of one look; the log has it)
+        _log.exception("controller-tick-failed")
 
 
 def look(context: ControlContext) -> None:

@@ -29,10 +29,12 @@ from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide import machine
 from roadworthy.rollout.decide.commands import command
+from roadworthy.rollout.decide.machine import Baseline
 from roadworthy.rollout.decide.passing import Shown
 from roadworthy.rollout.decide.state import (
     ABORTED,
     FINISHED,
+    NOT_STARTED,
     PROMOTED,
     RETURNING,
     SUPERSEDED,
@@ -46,7 +48,7 @@ from roadworthy.rollout.decide.state import (
 )
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
-from roadworthy.rollout.plan.plan import DEPLOYMENT
+from roadworthy.rollout.plan.plan import DEPLOYMENT, Plan
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
 from roadworthy.store.engine import bump_revision, read_revision
@@ -123,30 +125,44 @@ def look_at(context: ControlContext, connection: Connection, rollout: Rollout, e
     return Look(rollout, endpoint, seen)
 
 
-def begin_deployment(context: ControlContext, connection: Connection, endpoint: Endpoint, found: Version, actor: str) -> None:
-    """Deploy a version to the endpoint. It takes over once every live worker has proved it, and first waits for the running
-    rollout to end."""
-    now_us, rollout_id, revision = context.clock.now_us(), rollouts.new_id(), bump_revision(connection)
+def order(
+    context: ControlContext,
+    connection: Connection,
+    endpoint: Endpoint,
+    found: Version,
+    actor: str,
+    *,
+    stable: Version | None = None,
+    plan: Plan = DEPLOYMENT,
+    baseline: Baseline = machine.UNKNOWN,
+    **more: Any,
+) -> Rollout:
+    """Store a rollout of a version on the endpoint, by default a deployment. If a rollout is running there, it waits for its end.
+    `more` are further fields."""
+    rollout_id, revision = rollouts.new_id(), bump_revision(connection)
     ordered = Rollout(
         id=rollout_id,
         endpoint=endpoint.name,
-        stable="",
-        stable_digest="",
+        stable="" if stable is None else str(stable.reference),
+        stable_digest="" if stable is None else stable.digest,
         canary=str(found.reference),
         canary_digest=found.digest,
-        plan=DEPLOYMENT,
-        state=machine.begin(rollout_id, endpoint.generation),
-        started_at_us=now_us,
+        plan=plan,
+        state=machine.begin(rollout_id, endpoint.generation, baseline),
+        started_at_us=context.clock.now_us(),
         started_by=actor,
-        asked_revision=_asked(endpoint, str(found.reference), revision),
+        revisions=((endpoint.generation, revision),),
         waiting=rollouts.find_running(connection, endpoint.name) is not None,
+        **more,
     )
+    ordered = replace(ordered, asked_revision=_asked(ordered, endpoint, revision))
     rollouts.create(connection, ordered)
+    return ordered
 
 
-def _asked(endpoint: Endpoint, version: str, revision: int) -> int:
-    """The revision from which on reports about a deployed version count: any where gateways hold the version already."""
-    return 0 if version in endpoint.versions else revision
+def _asked(rollout: Rollout, endpoint: Endpoint, revision: int) -> int:
+    """The revision from which on reports count; any if gateways already hold the version that is deployed."""
+    return 0 if rollout.deployment and rollout.canary in endpoint.versions else revision
 
 
 def apply_command(context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
@@ -167,8 +183,7 @@ def cancel(context: ControlContext, connection: Connection, rollout: Rollout, ac
     state = msgspec.structs.replace(rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0)
     ended = replace(rollout, state=state, waiting=False, ended_at_us=context.clock.now_us(), decided_by=actor)
     rollouts.change(connection, ended)
-    if not rollout.deployment:
-        _tell_end(context, connection, ended, actor)
+    _tell_end(context, connection, ended, actor)
 
 
 def standing(rollout: Rollout) -> dict[str, Any]:
@@ -223,11 +238,7 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
     waiting = rollouts.find_waiting(connection, endpoint.name)
     if waiting is None:
         return
-    if waiting.deployment:
-        asked = _asked(endpoint, waiting.canary, revision)
-        rollouts.change(connection, replace(waiting, waiting=False, asked_revision=asked))
-        return
-    if waiting.stable != endpoint.current:
+    if not waiting.deployment and waiting.stable != endpoint.current:
         cancel(context, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
         return
     begun = replace(
@@ -235,10 +246,12 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
         waiting=False,
         state=machine.begin(waiting.id, endpoint.generation, machine.baseline_of(waiting.state)),
         revisions=((endpoint.generation, revision),),
-        asked_revision=revision,
+        asked_revision=_asked(waiting, endpoint, revision),
     )
     rollouts.change(connection, begun)
-    context.announce(connection, CONTROLLER, "rollout-began", endpoint.name, rollout=waiting.id, version=waiting.canary)
+    if not waiting.deployment:
+        facts = {"rollout": waiting.id, "version": waiting.canary}
+        context.announce(connection, CONTROLLER, "rollout-began", endpoint.name, **facts)
 
 
 def _drive_one(context: ControlContext, connection: Connection, name: str, *, judged: bool = True) -> bool:
@@ -305,10 +318,7 @@ def _finish(context: ControlContext, connection: Connection, rollout: Rollout, b
     state = msgspec.structs.replace(rollout.state, generation=after.generation)
     ended = replace(rollout, state=state, ended_at_us=now, decided_by=actor).noted(after.generation, revision)
     rollouts.change(connection, ended)
-    if rollout.deployment:
-        _tell_deployed(context, connection, ended, before.current)
-    else:
-        _tell_end(context, connection, ended, actor)
+    _tell_end(context, connection, ended, actor, before.current)
     begin_waiting(context, connection, after, revision)
 
 
@@ -321,15 +331,14 @@ def switched(connection: Connection, before: Endpoint, version: str) -> Endpoint
     return after if fits else replace(after, signature=found.signature)
 
 
-def _tell_deployed(context: ControlContext, connection: Connection, rollout: Rollout, left: str | None) -> None:
-    verb, facts = "switch", {"version": rollout.canary, "left": left}
-    if rollout.state.ends_as != PROMOTED:
-        verb, facts = "deploy-failed", {"version": rollout.canary, "code": rollout.state.code}
-    context.audit(connection, CONTROLLER, verb, rollout.endpoint, **facts)
-
-
-def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout, actor: str) -> None:
+def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, left: str | None = None) -> None:
     state = rollout.state
+    if rollout.deployment:
+        if state.ends_as == PROMOTED:
+            context.audit(connection, actor, "switch", rollout.endpoint, version=rollout.canary, left=left)
+        elif state.ends_as == NOT_STARTED:
+            context.audit(connection, actor, "deploy-failed", rollout.endpoint, version=rollout.canary, code=state.code)
+        return
     facts: Mapping[str, Any] = {
         "rollout": rollout.id,
         "outcome": state.ends_as,

@@ -66,7 +66,7 @@ def deploy(context: ControlContext, name: str, asked: Deployment, principal: Pri
             if after.current == str(reference):
                 bump_revision(connection)
             else:
-                rollout_controller.begin_deployment(context, connection, after, found, actor)
+                rollout_controller.order(context, connection, after, found, actor)
             context.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
     context.wake.followed()
     return get(context, name)
@@ -195,7 +195,7 @@ def _roll_back(context: ControlContext, connection: Connection, before: Endpoint
         )
     _cancel(context, connection, _open_deployment(connection, before.name), actor, before.previous)
     found = versions.get(connection, VersionReference.parse(before.previous))
-    rollout_controller.begin_deployment(context, connection, before, found, actor)
+    rollout_controller.order(context, connection, before, found, actor)
     context.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
 
 

@@ -24,7 +24,6 @@ from roadworthy.monitoring import gateways, predictions
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
-from roadworthy.rollout.decide import machine
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING
 from roadworthy.rollout.decide.switch import Switch, decide, kept_out
 from roadworthy.rollout.endpoints import Endpoint
@@ -35,7 +34,6 @@ from roadworthy.rollout.plan.preflight import Facts, Obstacle, obstacles
 from roadworthy.rollout.plan.warnings import PlanWarning, plan_warnings
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
-from roadworthy.store.engine import bump_revision
 
 CURRENT = "current"
 """Used as an id, means the running rollout or else the last one."""
@@ -72,8 +70,19 @@ def start(context: ControlContext, name: str, wanted: NewRollout, principal: Pri
         _refuse([*obstacles(plan, facts), *_further(connection, plan, endpoint, facts)], wanted)
         if running is not None:
             rollout_controller.apply_command(context, connection, running, "supersede", actor)
-        rollout = _new(context, connection, (endpoint, found, plan, facts), wanted, actor)
-        rollouts.create(connection, rollout)
+        assert endpoint.current is not None  # noqa: S101  (an obstacle otherwise)
+        rollout = rollout_controller.order(
+            context,
+            connection,
+            endpoint,
+            found,
+            actor,
+            stable=versions.get(connection, VersionReference.parse(endpoint.current)),
+            plan=plan,
+            baseline=facts.baseline,
+            accepted_by=None if facts.difference is None else facts.accepted_by,
+            acceptance=None if facts.difference is None else wanted.accept_signature_change,
+        )
         known = _warnings(context, connection, endpoint, plan)
         started = {
             "rollout": rollout.id,
@@ -175,37 +184,6 @@ def _refuse(found: list[Obstacle], wanted: NewRollout) -> None:
         code="rollout-refused",
         hint=hint,
         facts={"problems": [{"code": each.code, "text": each.text} for each in found]},
-    )
-
-
-def _new(
-    context: ControlContext,
-    connection: Connection,
-    what: tuple[Endpoint, Version, Plan, Facts],
-    wanted: NewRollout,
-    actor: str,
-) -> Rollout:
-    endpoint, found, plan, facts = what
-    assert endpoint.current is not None  # noqa: S101  (an obstacle otherwise)
-    waiting = rollouts.find_running(connection, endpoint.name) is not None
-    rollout_id, revision = rollouts.new_id(), bump_revision(connection)
-    accepted = wanted.accept_signature_change if facts.difference is not None else None
-    return Rollout(
-        id=rollout_id,
-        endpoint=endpoint.name,
-        stable=endpoint.current,
-        stable_digest=versions.get(connection, VersionReference.parse(endpoint.current)).digest,
-        canary=facts.canary,
-        canary_digest=found.digest,
-        plan=plan,
-        state=machine.begin(rollout_id, endpoint.generation, facts.baseline),
-        started_at_us=context.clock.now_us(),
-        started_by=actor,
-        revisions=((endpoint.generation, revision),),
-        asked_revision=revision,
-        accepted_by=None if accepted is None else actor,
-        acceptance=accepted,
-        waiting=waiting,
     )
 
 
