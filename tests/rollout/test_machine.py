@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -528,7 +529,7 @@ PLANS = st.sampled_from(
 
 def survived(state: State) -> State:
     """The state after a crash, read from the store."""
-    return state_from_document(json.loads(json.dumps(state.to_document())))
+    return state_from_document(json.loads(msgspec.json.encode(state)))
 
 
 def follow(plan: Plan, history: Iterable[tuple[object, ...]], crashing: bool) -> list[State]:
@@ -543,7 +544,7 @@ def follow(plan: Plan, history: Iterable[tuple[object, ...]], crashing: bool) ->
         changes = {"canary": canary, "stable": stable, "fresh": chance != 0, "breaker_open": chance == 1}
         if crashing:
             world.state = survived(before)
-            world.evidence = evidence_from_document(json.loads(json.dumps(world.evidence.to_document())))
+            world.evidence = evidence_from_document(json.loads(msgspec.json.encode(world.evidence)))
             advance(plan, world.state, world.seen, world.evidence)
         world.look(seconds, applied=applied, **changes)  # type: ignore[arg-type]
         moves.append(world.state)

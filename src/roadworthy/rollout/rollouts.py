@@ -153,7 +153,7 @@ def find_running(connection: Connection, endpoint: str) -> Rollout | None:
 
 
 def find_measured(connection: Connection, endpoint: str) -> Rollout | None:
-    """The endpoint's running rollout, or None. A deployment is none."""
+    """The endpoint's running rollout, or None if it has only a deployment or nothing."""
     return _first(connection, select(*_COLUMNS).where(rollouts.c.running_on == endpoint, _MEASURED))
 
 

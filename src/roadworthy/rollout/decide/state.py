@@ -138,13 +138,9 @@ class State(msgspec.Struct, frozen=True):
         """The generations that a verdict counts now."""
         return Scope(self.segments, self.step_from, self.limit_from, needed)
 
-    def to_document(self) -> dict[str, Any]:
-        """Plain JSON values, for the store."""
-        return dict(msgspec.to_builtins(self))
-
 
 def state_from_document(document: Mapping[str, Any]) -> State:
-    """The state that `to_document` described.
+    """The state in a document of the store.
 
     Raises:
         ValueError: not such a document, or a format that this release does not know.
