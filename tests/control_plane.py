@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from roadworthy.contract.snapshot import decode_snapshot
 from roadworthy.contract.telemetry import READY, Telemetry, VersionState, WorkerReport, encode_telemetry
 from roadworthy.foundation.keys import make_key
 from roadworthy.foundation.sockets import listen
@@ -124,21 +125,44 @@ class FakeGateway:
         if sequence is None:
             self.sequence += 1
             sequence = self.sequence
-        worker = WorkerReport(slot=0, pid=1, boot="w", epoch=None, revision=0, offered=0, versions=tuple(states))
+        workers = fields.pop("workers", None) or (self.worker(*states),)
         frame = Telemetry(
             gateway=self.name,
             boot="boot-1",
             sequence=sequence,
             at_us=1,
-            workers=fields.pop("workers", (worker,)),
+            workers=workers,
             **fields,
         )
         return self.client.post("/internal/v1/telemetry", content=encode_telemetry(frame))
+
+    def worker(self, *states: VersionState, slot: int = 0) -> WorkerReport:
+        """The report of a worker that has taken the newest snapshot."""
+        taken = decode_snapshot(self.snapshot().content)
+        at = (taken.epoch, taken.revision, taken.revision)
+        return WorkerReport(slot, 1 + slot, "w", *at, versions=tuple(states))
 
     def ready(self, *digests: str) -> None:
         """Report digests READY."""
         reply = self.report(*(VersionState(digest, READY, "native") for digest in digests))
         assert reply.status_code == 200, reply.text
+
+
+def endpoint_when(admin: httpx.Client, true: Callable[[dict[str, Any]], Any], name: str = "line") -> dict[str, Any]:
+    """The endpoint as soon as it satisfies the condition: controllers look after a report, not within it."""
+    found: dict[str, Any] = {}
+
+    def look() -> Any:
+        found.update(admin.get(f"/api/v1/endpoints/{name}").json())
+        return true(found)
+
+    eventually(look, f"{name} gets there")
+    return found
+
+
+def serving(admin: httpx.Client, version: str) -> dict[str, Any]:
+    """The endpoint `line` as soon as it serves this version."""
+    return endpoint_when(admin, lambda found: found["version"] == version)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_its_plans_are_read(documents: Documents) -> None:
 def test_its_states_are_read(documents: Documents) -> None:
     """In the store the alerts of watched signals are called alarms."""
     state = state_from_document(documents[State])
-    assert lacks(state.to_document(), documents[State]) == []
+    assert lacks(msgspec.to_builtins(state), documents[State]) == []
     assert [each.signal for each in state.alerts] == [documents[State]["alarms"][0]["signal"]]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
+from roadworthy.contract.telemetry import FAILED, READY, VersionState
+from tests.control_plane import endpoint_when, serving
 
 Push = Callable[..., dict[str, Any]]
 
@@ -30,12 +31,10 @@ def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gate
     held = gateway.snapshot().json()
     assert [p["digest"] for p in held["packages"]] == [digest]
     assert held["endpoints"] == []
-    loaded = WorkerReport(0, 1, "a", None, 0, 0, (VersionState(digest, READY),))
-    loading = WorkerReport(1, 2, "b", None, 0, 0, ())
-    gateway.report(workers=(loaded, loading))
-    assert admin.get("/api/v1/endpoints/line").json()["pending"]["reason"] == "ready on 1 of 2 workers"
+    gateway.report(workers=(gateway.worker(VersionState(digest, READY)), gateway.worker(slot=1)))
+    endpoint_when(admin, lambda found: found["pending"]["reason"] == "ready on 1 of 2 workers")
     gateway.ready(digest)
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    assert serving(admin, "line:1")["state"] == "serving"
     assert gateway.snapshot().json()["endpoints"][0]["split"] == [{"digest": digest, "weight": 10_000}]
 
 
@@ -44,10 +43,11 @@ def test_a_version_that_fails_to_load_never_gets_traffic(admin: httpx.Client, ga
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
+    serving(admin, "line:1")
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.report(VersionState(one, READY), VersionState(two, FAILED, reason="answers differ", code="proof-failed"))
-    document = admin.get("/api/v1/endpoints/line").json()
-    assert (document["state"], document["version"]) == ("failed", "line:1")
+    document = endpoint_when(admin, lambda found: found["state"] == "failed")
+    assert document["version"] == "line:1"
     assert document["pending"]["code"] == "proof-failed"
     assert gateway.snapshot().json()["endpoints"][0]["split"][0]["digest"] == one
 
@@ -57,10 +57,11 @@ def test_rollback_is_at_once_while_the_version_before_is_warm(admin: httpx.Clien
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
+    serving(admin, "line:1")
     assert admin.post("/api/v1/endpoints/line:rollback").json()["code"] == "no-previous-version"
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.ready(one, two)
-    assert admin.get("/api/v1/endpoints/line").json()["version"] == "line:2"
+    serving(admin, "line:2")
     back = admin.post("/api/v1/endpoints/line:rollback")
     assert back.status_code == 200
     assert (back.json()["version"], back.json()["previous"]) == ("line:1", "line:2")
@@ -95,6 +96,7 @@ def test_compare_and_set_lets_one_of_two_deploys_win(admin: httpx.Client, gatewa
     second = admin.put("/api/v1/endpoints/line", json={"version": "line:1", "if_generation": 0})
     assert (second.status_code, second.json()["code"]) == (409, "generation-conflict")
     gateway.ready(digest)
+    serving(admin, "line:1")
     same = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     assert same.status_code == 200
 
@@ -105,6 +107,7 @@ def test_a_version_with_another_signature_is_refused(admin: httpx.Client, gatewa
     push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
+    serving(admin, "line:1")
     refused = admin.put("/api/v1/endpoints/line", json={"version": "line:4"})
     assert (refused.status_code, refused.json()["code"]) == (409, "signature-incompatible")
     assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
@@ -115,10 +118,10 @@ def test_an_endpoint_that_never_answered_has_promised_nothing(admin: httpx.Clien
     first, second = push(width=3)["digest"], push(width=4)
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.report(VersionState(first, FAILED, reason="no", code="load-failed"))
+    endpoint_when(admin, lambda found: found["state"] == "failed")
     assert admin.put("/api/v1/endpoints/line", json={"version": "line:4"}).status_code == 202
     gateway.ready(second["digest"])
-    document = admin.get("/api/v1/endpoints/line").json()
-    assert (document["version"], document["signature"]) == ("line:4", second["signature"])
+    assert serving(admin, "line:4")["signature"] == second["signature"]
 
 
 def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -126,15 +129,15 @@ def test_what_was_reported_before_a_deploy_decides_nothing(admin: httpx.Client, 
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.report(VersionState(digest, FAILED, reason="disk full", code="load-failed"))
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "failed"
+    endpoint_when(admin, lambda found: found["state"] == "failed")
     again = admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).json()
     assert (again["state"], again["pending"]["reason"]) == ("loading", "ready on 0 of 1 workers")
     gateway.ready(digest)
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    serving(admin, "line:1")
     assert admin.delete("/api/v1/endpoints/line").status_code == 204
     assert admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).json()["state"] == "loading"
     gateway.ready(digest)
-    assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+    serving(admin, "line:1")
 
 
 def test_the_version_before_is_deployed_at_once_while_it_is_warm(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -142,8 +145,10 @@ def test_the_version_before_is_deployed_at_once_while_it_is_warm(admin: httpx.Cl
     one, two = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(one)
+    serving(admin, "line:1")
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.ready(one, two)
+    serving(admin, "line:2")
     back = admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     assert (back.status_code, back.json()["version"], back.json()["previous"]) == (200, "line:1", "line:2")
 
@@ -153,6 +158,7 @@ def test_undeploy_takes_the_endpoint_and_its_packages_away(admin: httpx.Client, 
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
+    serving(admin, "line:1")
     assert admin.delete("/api/v1/endpoints/line").status_code == 204
     held = gateway.snapshot().json()
     assert (held["endpoints"], held["packages"]) == ([], [])
@@ -189,11 +195,13 @@ def test_telemetry_counts_once_however_often_it_arrives(admin: httpx.Client, gat
 
 
 def test_state_survives_kill_9(control: Any, gateway: Any, push: Push) -> None:
-    """Everything that was answered is there after a crash, the epoch too."""
-    digest = push()["digest"]
+    """Everything that was answered is there after a crash, the epoch and a deployment on its way too, which goes on."""
+    digest, other = push()["digest"], push(factor=3.0)["digest"]
     with control.client(control.admin_key) as admin:
         admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
         gateway.ready(digest)
+        serving(admin, "line:1")
+        ordered = admin.put("/api/v1/endpoints/line", json={"version": "line:2"}).json()
     before = gateway.snapshot().json()
     control.kill()
     control.start()
@@ -201,3 +209,9 @@ def test_state_survives_kill_9(control: Any, gateway: Any, push: Push) -> None:
         after = client.get("/internal/v1/snapshot").json()
     assert (after["epoch"], after["revision"]) == (before["epoch"], before["revision"])
     assert after["endpoints"] == before["endpoints"]
+    with control.client(control.admin_key) as admin, control.client(control.gateway_key) as gateway.client:
+        assert admin.get("/api/v1/endpoints/line").json()["pending"] == ordered["pending"]
+        gateway.ready(digest, other)
+        serving(admin, "line:2")
+        trail = [entry["verb"] for entry in admin.get("/api/v1/audit").json()["items"]]
+    assert [verb for verb in trail if verb in ("deploy", "switch")] == ["switch", "deploy"] * 2

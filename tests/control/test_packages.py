@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.control_plane import serving
+
 Push = Callable[..., dict[str, Any]]
 
 
@@ -80,6 +82,7 @@ def test_g10_bytes_that_are_gone_are_told_and_stop_nothing_that_serves(
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
+    serving(admin, "line:1")
     assert admin.get("/api/v1/status").json()["packages_gone"] == []
     (control.folder / "blobs" / "packages" / digest.removeprefix("sha256:")).unlink()
     assert admin.get("/api/v1/status").json()["packages_gone"] == ["line:1"]

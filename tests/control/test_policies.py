@@ -15,6 +15,7 @@ from roadworthy.contract.policy import Fallback, Policy
 from roadworthy.control.resources.policies import merged
 from roadworthy.foundation.documents import Bounds, OneOf
 from roadworthy.foundation.errors import InvalidRequest
+from tests.control_plane import serving
 from tests.declarations import declared
 
 Push = Callable[..., dict[str, Any]]
@@ -173,10 +174,12 @@ def test_fallback_versions_are_held_and_resolved(admin: httpx.Client, gateway: A
     one, two, three = (push(factor=factor)["digest"] for factor in (2.0, 3.0, 5.0))
     deploy(admin, "line:1", {"fallback": [{"kind": "version"}, {"kind": "version", "version": "line:3"}]})
     gateway.ready(one, three)
+    serving(admin, "line:1")
     steps = gateway.snapshot().json()["endpoints"][0]["policy"]["fallback"]
     assert [step["digest"] for step in steps] == [None, three]
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.ready(one, two, three)
+    serving(admin, "line:2")
     held = gateway.snapshot().json()
     assert {package["digest"] for package in held["packages"]} == {one, two, three}
     assert [step["digest"] for step in held["endpoints"][0]["policy"]["fallback"]] == [one, three]

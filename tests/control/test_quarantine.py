@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from roadworthy.contract.telemetry import FAILED, READY, VersionState
+from tests.control_plane import endpoint_when, serving
 from tests.waiting import eventually
 
 Push = Callable[..., dict[str, Any]]
@@ -35,15 +36,15 @@ def two(admin: httpx.Client, gateway: Any, push: Push) -> tuple[str, str]:
     for number in (1, 2):
         admin.put(LINE, json={"version": f"line:{number}"})
         gateway.ready(*digests)
-    assert admin.get(LINE).json()["version"] == "line:2"
+        serving(admin, f"line:{number}")
     return digests
 
 
 def test_c3_traffic_returns_to_the_version_before(admin: httpx.Client, gateway: Any, two: tuple[str, str]) -> None:
     """By itself, audited with the reason; the crashing version is no rollback target and is no longer held."""
     gateway.report(VersionState(two[0], READY), bad(two[1]))
-    document = admin.get(LINE).json()
-    assert (document["version"], document["previous"], document["changed_by"]) == ("line:1", None, "controller")
+    document = serving(admin, "line:1")
+    assert (document["previous"], document["changed_by"]) == (None, "controller")
     snapshot = gateway.snapshot().json()
     assert [package["digest"] for package in snapshot["packages"]] == [two[0]]
     (entry,) = [e for e in admin.get("/api/v1/audit?last=5").json()["items"] if e["verb"] == "rollback"]
@@ -56,7 +57,7 @@ def test_c3_it_waits_for_a_version_that_can_answer(admin: httpx.Client, gateway:
     gateway.report(bad(two[1]))
     assert admin.get(LINE).json()["version"] == "line:2"
     gateway.report(VersionState(two[0], READY), bad(two[1]))
-    assert admin.get(LINE).json()["version"] == "line:1"
+    serving(admin, "line:1")
 
 
 def test_c3_what_is_on_its_way_stays_so(admin: httpx.Client, gateway: Any, push: Push, two: tuple[str, str]) -> None:
@@ -64,10 +65,9 @@ def test_c3_what_is_on_its_way_stays_so(admin: httpx.Client, gateway: Any, push:
     third = push(factor=4.0)["digest"]
     admin.put(LINE, json={"version": "line:3"})
     gateway.report(VersionState(two[0], READY), bad(two[1]))
-    document = admin.get(LINE).json()
-    assert (document["version"], document["pending"]["version"]) == ("line:1", "line:3")
+    assert serving(admin, "line:1")["pending"]["version"] == "line:3"
     gateway.ready(two[0], third)
-    assert admin.get(LINE).json()["version"] == "line:3"
+    serving(admin, "line:3")
 
 
 def test_e7_a_version_that_crashes_while_it_loads_never_gets_traffic(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -75,13 +75,14 @@ def test_e7_a_version_that_crashes_while_it_loads_never_gets_traffic(admin: http
     one, other = push(factor=2.0)["digest"], push(factor=3.0)["digest"]
     admin.put(LINE, json={"version": "line:1"})
     gateway.ready(one)
+    serving(admin, "line:1")
     admin.put(LINE, json={"version": "line:2"})
     gateway.report(VersionState(one, READY), bad(other))
-    document = admin.get(LINE).json()
+    document = endpoint_when(admin, lambda found: found["state"] == "failed")
     assert (document["version"], document["pending"]["code"]) == ("line:1", "version-quarantined")
     admin.put(LINE, json={"version": "line:2"})
     gateway.ready(one, other)
-    assert admin.get(LINE).json()["version"] == "line:2"
+    serving(admin, "line:2")
 
 
 def test_deploying_what_serves_again_is_another_try(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -89,7 +90,7 @@ def test_deploying_what_serves_again_is_another_try(admin: httpx.Client, gateway
     digest = push()["digest"]
     admin.put(LINE, json={"version": "line:1"})
     gateway.ready(digest)
-    before = admin.get(LINE).json()["generation"]
+    before = serving(admin, "line:1")["generation"]
     now_us = time.time_ns() // 1_000
     eventually(lambda: time.time_ns() // 1_000 > now_us, "a report of a later microsecond")
     assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before

@@ -76,8 +76,7 @@ def test_c3_a_stable_in_quarantine_is_left_and_the_rollout_from_it_is_over(
     begin(admin, "line:3")
     follow_until(fleet, admin, lambda rollout: rollout["share"] == 5)
     fleet.states[digests[1]] = VersionState(digests[1], FAILED, code="version-quarantined", reason="it crashed 3 times")
-    fleet.follow()
-    ended = current(admin)
+    ended = follow_until(fleet, admin, lambda rollout: rollout["outcome"] is not None)
     assert (ended["outcome"], ended["decided_by"]) == ("aborted", "controller")
     assert "it crashed 3 times" in ended["text"]
     assert [(variant.digest, variant.weight) for variant in fleet.entry().split] == [(digests[0], 10_000)]

@@ -14,7 +14,7 @@ from roadworthy.agent.sync.packages import FORGET_AFTER_S, PackageStore
 from roadworthy.contract.policy import Policy
 from roadworthy.foundation.clock import SystemClock
 from tests.conftest import PLANTED_WORKER
-from tests.control_plane import ControlProcess, FakeGateway
+from tests.control_plane import ControlProcess, FakeGateway, serving
 from tests.faults.jumping_clock import HOUR_S
 from tests.gates import closed
 from tests.gateway.planted_worker import GATED
@@ -127,7 +127,7 @@ def test_d14_a_deployment_goes_on_after_the_control_planes_clock_was_set_back(
             assert admin.put("/api/v1/endpoints/line", json={"version": "line:1"}).status_code == 202
             offset.write_text("-3600")
             gateway.ready(digest)
-            assert admin.get("/api/v1/endpoints/line").json()["state"] == "serving"
+            serving(admin, "line:1")
             assert admin.get("/api/v1/status").json()["gateways"][0]["alive"] is True
             offset.write_text("3600")
             gateway.ready(digest)

@@ -123,6 +123,7 @@ def test_e14_a_controller_that_is_killed_resumes_with_the_same_step_and_the_same
         tell(life.admin, "pause")
         if current(life.admin)["share"] < 100:
             life.fleet.serve(2_000, stable_bad=20, canary_bad=0)
+        tell(life.admin, "pause")  # replies after a look at what was served
         before = current(life.admin)
         life.kill()
         after = current(life.admin)
@@ -150,11 +151,9 @@ def test_e14_killed_at_any_moment_of_a_look(
     life.fleet.serve(100)
     for _ in range(5):
         life.kill_within_a_frame(chance.uniform(0.0, 0.03))
-        life.fleet.follow()
-        rollout = current(life.admin)
-        cells = life.fleet.served.get(rollout["id"], {})  # empty if killed before the first frame
-        (finding,) = rollout["verdict"]["findings"]
-        assert finding["samples"] == sum(cell[0] for (_, variant), cell in cells.items() if variant == "canary")
+        cells = life.fleet.served.get(current(life.admin)["id"], {})  # empty if killed before the first frame
+        served = sum(cell[0] for (_, variant), cell in cells.items() if variant == "canary")
+        follow_until(life.fleet, life.admin, lambda each, served=served: each["verdict"]["findings"][0]["samples"] == served)
     life.fleet.bad.add(life.fleet.entry().rollout.canary)
     life.kill_within_a_frame(0.005)
     ended = follow_until(life.fleet, life.admin, lambda rollout: rollout["phase"] == "finished", requests=100)

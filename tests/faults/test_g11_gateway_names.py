@@ -16,7 +16,7 @@ from roadworthy.control.context import ControlContext
 from roadworthy.control.resources import telemetry
 from roadworthy.control.wiring import build_context
 from roadworthy.monitoring import gateways
-from tests.control_plane import FakeGateway
+from tests.control_plane import FakeGateway, serving
 from tests.defaults import control_document
 from tests.waiting import eventually
 
@@ -102,6 +102,7 @@ def test_g11_a_revision_from_the_future_raises_an_alert_and_nothing_else(admin: 
     digest = push()["digest"]
     admin.put("/api/v1/endpoints/line", json={"version": "line:1"})
     gateway.ready(digest)
+    serving(admin, "line:1")
     seen = gateway.snapshot().json()
 
     def report(revision: int) -> list[dict[str, Any]]:

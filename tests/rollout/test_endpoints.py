@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from roadworthy.foundation.errors import Conflict, NotFound
-from roadworthy.rollout import endpoints
-from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
-from roadworthy.store.engine import open_database
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.decide.machine import begin
+from roadworthy.rollout.decide.state import NOT_STARTED
+from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.parse import check_plan
+from roadworthy.rollout.plan.plan import DEPLOYMENT
+from roadworthy.rollout.rollouts import Rollout
+from roadworthy.store.engine import open_database, run_migrations
 
-START = Endpoint("flights", 1, "flights:1", None, Pending("flights:2", LOADING, 5), {"max_rows": 3}, {"inputs": []}, 7, "me")
+START = Endpoint("flights", 1, "flights:1", None, {"max_rows": 3}, {"inputs": []}, 7, "me")
 
 
 def test_written_and_read_back(tmp_path: Path) -> None:
@@ -42,10 +48,52 @@ def test_of_two_changes_one_wins(tmp_path: Path) -> None:
 
 
 def test_a_switch_keeps_the_version_before_warm() -> None:
-    """Current and previous are held; a failed pending version is not."""
+    """Current and previous are held."""
     after = START.switched("flights:2")
     assert (after.current, after.previous, after.generation) == ("flights:2", "flights:1", 2)
     assert after.versions == ("flights:2", "flights:1")
-    assert START.versions == ("flights:1", "flights:2")
-    failed = replace(START, pending=Pending("flights:2", FAILED, 5))
-    assert failed.versions == ("flights:1",)
+    assert START.versions == ("flights:1",)
+
+
+PENDING = {
+    "flights": ("LOADING", "ready on 0 of 1 workers", None),
+    "failed": ("FAILED", "answers differ", "proof-failed"),
+    "behind": ("LOADING", "not loaded yet", None),
+    "plain": None,
+}
+
+
+def test_versions_on_their_way_in_an_older_store_become_deployments(tmp_path: Path) -> None:
+    """Open, failed, and behind a running rollout; endpoints keep everything else."""
+    bare = sa.create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with bare.begin() as connection:
+        run_migrations(connection, "0007")
+        connection.exec_driver_sql("INSERT INTO stores VALUES ('default', 'epoch-1', 7, 0)")
+        for number in (1, 2):
+            row = ("default", "m", number, f"digest-{number}", 1, "{}", "[]", None, 1, "me", "[]")
+            connection.exec_driver_sql("INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        for name, pending in PENDING.items():
+            state, reason, code = pending or (None, None, None)
+            version, since = (None, None) if pending is None else ("m:2", 5_000)
+            row = ("default", name, 4, "m:1", None, version, state, reason, code, since, "{}", "{}", 9, "key-1")
+            connection.exec_driver_sql("INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        plan = check_plan({"strategy": "canary"})
+        running = Rollout("rollout-1", "behind", "m:1", "digest-1", "m:2", "digest-2", plan, begin("r", 4), 1, "me")
+        rollouts.create(connection, running)
+    bare.dispose()
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
+    with database.begin() as connection:
+        assert [each.current for each in endpoints.list_all(connection)] == ["m:1"] * 4
+        found = {name: rollouts.last_deployment(connection, name) for name in PENDING}
+        assert found["plain"] is None
+        opened, failed, behind = found["flights"], found["failed"], found["behind"]
+        assert opened is not None
+        assert failed is not None
+        assert behind is not None
+        assert (opened.running, opened.canary_digest, opened.asked_revision, opened.started_by) == (True, "digest-2", 7, "key-1")
+        assert (opened.deployment, opened.plan, opened.started_at_us) == (True, DEPLOYMENT, 5_000)
+        assert (behind.waiting, rollouts.find_running(connection, "behind")) == (True, running)
+        assert (failed.ended_at_us, failed.state.code, failed.state.text) == (9, "proof-failed", "answers differ")
+        assert (failed.state.ends_as, failed.state.generation) == (NOT_STARTED, 4)
+        assert rollouts.evidence_of(connection, opened.id) == Evidence()
+    database.close()

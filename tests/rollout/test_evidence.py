@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,7 +89,7 @@ def test_order_and_repetition_change_nothing(reports: list[Report], random: obje
 def test_it_survives_the_store(reports: list[Report]) -> None:
     """As a plain document, which goes on merging."""
     evidence = merged(reports[:-1])
-    read = evidence_from_document(evidence.to_document())
+    read = evidence_from_document(msgspec.to_builtins(evidence))
     assert read == evidence
     assert read.merged(*reports[-1]) == evidence.merged(*reports[-1])
 

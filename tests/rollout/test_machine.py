@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ from roadworthy.rollout.decide.state import (
     state_from_document,
 )
 from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
-from roadworthy.rollout.plan.plan import END, WAIT, Criterion, Plan, Stage, Watch
+from roadworthy.rollout.plan.plan import DEPLOYMENT, END, WAIT, Criterion, Plan, Stage, Watch
 
 ERRORS = Criterion("errors", limit=0.05)
 CANARY_PLAN = Plan(
@@ -528,7 +529,7 @@ PLANS = st.sampled_from(
 
 def survived(state: State) -> State:
     """The state after a crash, read from the store."""
-    return state_from_document(json.loads(json.dumps(state.to_document())))
+    return state_from_document(json.loads(msgspec.json.encode(state)))
 
 
 def follow(plan: Plan, history: Iterable[tuple[object, ...]], crashing: bool) -> list[State]:
@@ -543,7 +544,7 @@ def follow(plan: Plan, history: Iterable[tuple[object, ...]], crashing: bool) ->
         changes = {"canary": canary, "stable": stable, "fresh": chance != 0, "breaker_open": chance == 1}
         if crashing:
             world.state = survived(before)
-            world.evidence = evidence_from_document(json.loads(json.dumps(world.evidence.to_document())))
+            world.evidence = evidence_from_document(json.loads(msgspec.json.encode(world.evidence)))
             advance(plan, world.state, world.seen, world.evidence)
         world.look(seconds, applied=applied, **changes)  # type: ignore[arg-type]
         moves.append(world.state)
@@ -590,3 +591,19 @@ def test_documents_of_others_are_refused(document: dict[str, object]) -> None:
     """With what is wrong."""
     with pytest.raises(ValueError, match=r"unknown rollout format|not a rollout's state"):
         state_from_document(document)
+
+
+def test_a_deployment_takes_over_at_the_first_look_that_finds_it_ready() -> None:
+    """In one change, without a split; before that nothing is remembered. The stable need not be ready."""
+    world = World(DEPLOYMENT)
+    before = world.state
+    assert world.look(1e6, canary=LOADING, stable=LOADING) == Advance(before)
+    assert world.look(canary=READY).actions == (Finish("promoted"),)
+    assert (world.state.phase, world.state.ends_as, world.splits) == (FINISHED, "promoted", [])
+
+
+def test_a_deployment_ends_with_its_first_failure() -> None:
+    """With the worker's code and reason; it is not loaded again."""
+    world = World(DEPLOYMENT)
+    assert world.look(canary=FAILED, code="proof-failed", reason="answers differ").actions == (Finish("not-started"),)
+    assert (world.state.phase, world.state.code, world.state.text) == (FINISHED, "proof-failed", "answers differ")

@@ -298,10 +298,9 @@ def test_preflight_reports_every_obstacle_at_once() -> None:
     plan = read_plan("strategy: canary\nsticky: {field: user}")
     fine = Facts("flights:1", "flights:2", fields=("user",), slow_ms=12.5)
     assert obstacles(plan, fine) == ()
-    bad = Facts("flights:1", "flights:2", False, "a column is missing", None, "r7", "it crashes")
+    bad = Facts("flights:1", "flights:2", False, "a column is missing", None, "it crashes")
     assert [each.code for each in obstacles(plan, bad)] == [
         "stable-not-ready",
-        "rollout-running",
         "signature-incompatible",
         "kept-out",
         "no-such-field",

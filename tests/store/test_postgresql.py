@@ -20,6 +20,7 @@ from roadworthy.contract.api.rollouts import NewRollout
 from roadworthy.contract.evidence import RolloutCounts, VariantCount
 from roadworthy.contract.telemetry import READY, RecordFile, RequestCount, Telemetry, VersionState, WorkerReport
 from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers.loop import look
 from roadworthy.control.resources import keys, telemetry
 from roadworthy.control.resources import rollouts as rollout_verbs
 from roadworthy.control.wiring import build_context
@@ -103,7 +104,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
             digest = f"sha256:{number:064x}"
             found = Version(VersionReference("line", 0), digest, 1, signature, (), None, 1, "me")
             versions.register(connection, found)
-        endpoints.create(connection, Endpoint("line", 1, "line:1", None, None, {}, signature, 1, "me"))
+        endpoints.create(connection, Endpoint("line", 1, "line:1", None, {}, signature, 1, "me"))
     both.publisher.refresh()
     counts: tuple[RolloutCounts, ...] = ()
     sequence = itertools.count(1)
@@ -113,6 +114,7 @@ def test_a_rollout_on_postgresql(url: str, tmp_path: Path) -> None:
         states = tuple(VersionState(f"sha256:{number:064x}", READY) for number in (1, 2))
         worker = WorkerReport(0, 1, "w", snapshot.epoch, snapshot.revision, snapshot.revision, states)
         telemetry.take_frame(both, Telemetry("gw-1", "b", next(sequence), 1, (worker,), rollouts=counts))
+        look(both)
 
     follow()
     wanted = NewRollout(version="line:2", plan={"strategy": "canary", "steps": [50, 100], "criteria": ["errors"]})

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, update
 from roadworthy.access.principal import Principal
 from roadworthy.audit import events
 from roadworthy.audit.entries import AuditEvent, append
+from roadworthy.control.controllers.wake import Wake
 from roadworthy.control.publish.event_stream import EventStream
 from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.control.resources.proof import Proving
@@ -121,6 +122,7 @@ class ControlContext:
     sender: Sender
     lock: WriteLock = field(default_factory=WriteLock)
     """Held while a decision is made and written. Other processes wait in the database."""
+    wake: Wake = field(default_factory=Wake)
     reported: Once = field(default_factory=Once)
     boot: str = field(default_factory=lambda: random_id("control"))
     """Names this life of the control plane: monotonic clocks of different lives cannot be compared."""

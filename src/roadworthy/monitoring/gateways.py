@@ -106,6 +106,11 @@ def live(found: Sequence[Gateway], now_us: int) -> list[Gateway]:
     return [gateway for gateway in found if now_us - gateway.seen_at_us <= ALIVE_US]
 
 
+def list_live(connection: Connection, now_us: int) -> list[Gateway]:
+    """Every gateway that reported recently."""
+    return live(list_all(connection), now_us)
+
+
 def workers_of(found: Iterable[Gateway]) -> list[WorkerReport]:
     """The reports of all workers of these gateways."""
     return [worker for gateway in found for worker in gateway.workers]

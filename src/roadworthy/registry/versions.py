@@ -72,6 +72,15 @@ def get(connection: Connection, reference: VersionReference) -> Version:
     return _version(row)
 
 
+def digest_of(connection: Connection, version: str) -> str:
+    """The digest of a version that is written like `flights:3`.
+
+    Raises:
+        NotFound: "unknown-version".
+    """
+    return get(connection, VersionReference.parse(version)).digest
+
+
 def find_digest(connection: Connection, digest: str, model: str | None = None) -> Version | None:
     """A version with that package, of the given model or of any."""
     query = select(versions).where(versions.c.digest == digest)

@@ -1,4 +1,4 @@
-"""Endpoints in the store: the version that serves, the previous one, and the pending one.
+"""Endpoints in the store: the version that serves and the previous one. A version on its way is a rollout (`rollouts.py`).
 
 Every change increments the generation, in one statement that names the expected generation: of two concurrent changes, one wins.
 """
@@ -8,26 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from roadworthy.foundation.errors import Conflict, NotFound
 from roadworthy.store.connection import Connection
 from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import endpoints
-
-LOADING = "LOADING"
-FAILED = "FAILED"
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A version that takes over once every worker has loaded and proved it."""
-
-    version: str
-    state: str
-    since_us: int
-    reason: str | None = None
-    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +24,6 @@ class Endpoint:
     generation: int
     current: str | None
     previous: str | None
-    pending: Pending | None
     policy: dict[str, Any]
     signature: dict[str, Any]
     changed_at_us: int
@@ -46,11 +31,10 @@ class Endpoint:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Every version that gateways must hold for the endpoint."""
-        pending = self.pending.version if self.pending is not None and self.pending.state != FAILED else None
+        """Every version that gateways must hold for the endpoint, whatever is on its way."""
         steps = self.policy.get("fallback", ())
         fallbacks = [step.get("version") for step in steps if step.get("kind") == "version"]
-        return tuple(dict.fromkeys(v for v in (self.current, self.previous, pending, *fallbacks) if v is not None))
+        return tuple(dict.fromkeys(v for v in (self.current, self.previous, *fallbacks) if v is not None))
 
     def changed(self, now_us: int, actor: str, **what: Any) -> Endpoint:
         """The endpoint after a change by `actor`, in the next generation."""
@@ -59,13 +43,13 @@ class Endpoint:
     def switched(self, version: str) -> Endpoint:
         """The endpoint after the switch to `version`."""
         before = self.current if self.current != version else self.previous
-        return replace(self, generation=self.generation + 1, current=version, previous=before, pending=None)
+        return replace(self, generation=self.generation + 1, current=version, previous=before)
 
 
 def find(connection: Connection, name: str) -> Endpoint | None:
     """The endpoint, or None."""
     row = connection.execute(select(endpoints).where(endpoints.c.name == name)).first()
-    return None if row is None else _endpoint(row)
+    return None if row is None else read_row(Endpoint, row)
 
 
 def get(connection: Connection, name: str) -> Endpoint:
@@ -84,12 +68,12 @@ def get(connection: Connection, name: str) -> Endpoint:
 
 def list_all(connection: Connection) -> list[Endpoint]:
     """Every endpoint, sorted by name."""
-    return [_endpoint(row) for row in connection.execute(select(endpoints).order_by(endpoints.c.name))]
+    return [read_row(Endpoint, row) for row in connection.execute(select(endpoints).order_by(endpoints.c.name))]
 
 
 def create(connection: Connection, endpoint: Endpoint) -> None:
     """Insert a new endpoint."""
-    connection.execute(insert(endpoints).values(**_columns(endpoint)))
+    connection.execute(insert(endpoints).values(**columns_of(endpoint)))
 
 
 def change(connection: Connection, before: Endpoint, after: Endpoint) -> None:
@@ -101,7 +85,7 @@ def change(connection: Connection, before: Endpoint, after: Endpoint) -> None:
     done = connection.execute(
         update(endpoints)
         .where(endpoints.c.name == before.name, endpoints.c.generation == before.generation)
-        .values(**_columns(after))
+        .values(**columns_of(after))
     )
     if done.rowcount != 1:
         raise generation_conflict(before.name)
@@ -119,22 +103,3 @@ def generation_conflict(name: str) -> Conflict:
 def remove(connection: Connection, name: str) -> None:
     """Delete the endpoint."""
     connection.execute(delete(endpoints).where(endpoints.c.name == name))
-
-
-def _columns(endpoint: Endpoint) -> dict[str, Any]:
-    pending = endpoint.pending
-    return {
-        **columns_of(endpoint, "pending"),
-        "pending": pending and pending.version,
-        "pending_state": pending and pending.state,
-        "pending_reason": pending and pending.reason,
-        "pending_code": pending and pending.code,
-        "pending_since_us": pending and pending.since_us,
-    }
-
-
-def _endpoint(row: Row[Any]) -> Endpoint:
-    pending = None
-    if row.pending is not None:
-        pending = Pending(row.pending, row.pending_state, row.pending_since_us, row.pending_reason, row.pending_code)
-    return read_row(Endpoint, row, pending=pending)

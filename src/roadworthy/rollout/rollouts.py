@@ -1,4 +1,5 @@
-"""Rollouts in the store: one row each, running or over, with plan, state, evidence and verdict as documents.
+"""Rollouts in the store: one row each, running or over, with plan, state, evidence and verdict as documents. A deployment is a
+rollout without a stable, whose plan has no steps (docs/decisions/0025-one-rollout-machine.md).
 
 Each write of a row names the previous write, so of two controllers that look at the same time one wins. The counts of gateways
 are in a separate column that only telemetry writes.
@@ -15,17 +16,22 @@ from sqlalchemy import Row, Select, insert, select, update
 
 from roadworthy.contract.evidence import RolloutCounts
 from roadworthy.foundation.errors import Conflict, NotFound
+from roadworthy.foundation.ids import PredictionIds
 from roadworthy.rollout.decide.state import State, state_from_document
 from roadworthy.rollout.decide.verdict import Verdict
 from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
 from roadworthy.rollout.plan.plan import Plan, plan_from_document
 from roadworthy.store.connection import Connection
+from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import rollouts
 
+_ids = PredictionIds()
 _json = msgspec.json.decode
 _decode_verdict = msgspec.json.Decoder(Verdict).decode
 _decode_revisions = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
 _COLUMNS = [column for column in rollouts.c if column.name != "evidence"]
+_DOCUMENTS = ("plan", "state", "verdict", "revisions")
+_MEASURED = rollouts.c.stable != ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class Rollout:
     """One rollout.
 
     Attributes:
-        stable, canary: versions, written `flights:2`, with the digests of their packages.
+        stable, canary: versions, written `flights:2`, with the digests of their packages; a deployment's stable is empty.
         accepted_by, acceptance: who accepted that the canary does not fit the endpoint's signature, and why; else None.
         verdict: the last one, or the one that ended the rollout.
         revisions: (generation, store revision that wrote it), of the endpoint during the rollout.
@@ -69,6 +75,11 @@ class Rollout:
         return self.ended_at_us is None and not self.waiting
 
     @property
+    def deployment(self) -> bool:
+        """Whether it is a deployment: nothing is measured, and there is no version to compare with or return to."""
+        return not self.stable
+
+    @property
     def held(self) -> bool:
         """Whether gateways must hold the canary. Between two attempts to load it they drop it, so that the next is a new
         attempt."""
@@ -81,10 +92,15 @@ class Rollout:
         return replace(self, revisions=(*self.revisions, (generation, revision)))
 
 
+def new_id() -> str:
+    """An id for a new rollout, greater than earlier ones."""
+    return f"rollout-{_ids.next()}"
+
+
 def create(connection: Connection, rollout: Rollout) -> None:
     """Insert a new rollout."""
     empty = msgspec.json.encode(Evidence()).decode()
-    connection.execute(insert(rollouts).values(id=rollout.id, evidence=empty, **_values(rollout)))
+    connection.execute(insert(rollouts).values(evidence=empty, **_values(rollout)))
 
 
 def change(connection: Connection, rollout: Rollout) -> Rollout:
@@ -133,22 +149,34 @@ def evidence_of(connection: Connection, rollout_id: str) -> Evidence:
 
 
 def find_running(connection: Connection, endpoint: str) -> Rollout | None:
-    """The endpoint's running rollout, or None."""
+    """The endpoint's running rollout or deployment, or None."""
     return _first(connection, select(*_COLUMNS).where(rollouts.c.running_on == endpoint))
 
 
+def find_measured(connection: Connection, endpoint: str) -> Rollout | None:
+    """The endpoint's running rollout, or None if it has only a deployment or nothing."""
+    return _first(connection, select(*_COLUMNS).where(rollouts.c.running_on == endpoint, _MEASURED))
+
+
 def find_waiting(connection: Connection, endpoint: str) -> Rollout | None:
-    """The rollout that begins when the running one ends, or None."""
+    """The rollout or deployment that begins when the running one ends, or None."""
     return _first(connection, select(*_COLUMNS).where(rollouts.c.waiting_on == endpoint))
 
 
+def last_deployment(connection: Connection, endpoint: str) -> Rollout | None:
+    """The endpoint's open deployment, or else the newest one, or None."""
+    query = select(*_COLUMNS).where(rollouts.c.endpoint == endpoint, rollouts.c.stable == "")
+    return _first(connection, query.order_by(rollouts.c.ended_at_us.is_not(None), rollouts.c.id.desc()).limit(1))
+
+
 def get(connection: Connection, endpoint: str, rollout_id: str) -> Rollout:
-    """A rollout of the endpoint, running or over.
+    """A rollout of the endpoint, running or over; no deployment.
 
     Raises:
         NotFound: "unknown-rollout".
     """
-    found = _first(connection, select(*_COLUMNS).where(rollouts.c.id == rollout_id, rollouts.c.endpoint == endpoint))
+    query = select(*_COLUMNS).where(rollouts.c.id == rollout_id, rollouts.c.endpoint == endpoint, _MEASURED)
+    found = _first(connection, query)
     if found is None:
         raise NotFound(
             f"endpoint {endpoint} has no rollout {rollout_id}",
@@ -159,14 +187,15 @@ def get(connection: Connection, endpoint: str, rollout_id: str) -> Rollout:
 
 
 def list_open(connection: Connection) -> list[Rollout]:
-    """Every running or waiting rollout, sorted by endpoint; the running one first."""
+    """Every running or waiting rollout and deployment, sorted by endpoint; the running one first."""
     found = connection.execute(select(*_COLUMNS).where(rollouts.c.ended_at_us.is_(None)))
     return sorted(map(_rollout, found), key=lambda each: (each.endpoint, each.waiting))
 
 
 def list_last(connection: Connection, endpoint: str | None, last: int, before: str | None) -> list[Rollout]:
-    """The `last` newest rollouts, newest first, with ids smaller than `before`; of all endpoints when `endpoint` is None."""
-    query = select(*_COLUMNS).order_by(rollouts.c.id.desc()).limit(last)
+    """The `last` newest rollouts, newest first, with ids smaller than `before`; of all endpoints when `endpoint` is None. None of
+    them is a deployment."""
+    query = select(*_COLUMNS).where(_MEASURED).order_by(rollouts.c.id.desc()).limit(last)
     if endpoint is not None:
         query = query.where(rollouts.c.endpoint == endpoint)
     if before:
@@ -189,49 +218,22 @@ def _first(connection: Connection, query: Select[Any]) -> Rollout | None:
 
 
 def _values(rollout: Rollout) -> dict[str, Any]:
-    over = rollout.ended_at_us is not None
+    documents = {name: getattr(rollout, name) for name in _DOCUMENTS}
     return {
-        "endpoint": rollout.endpoint,
+        **columns_of(rollout, "waiting", *_DOCUMENTS),
+        **{name: None if value is None else msgspec.json.encode(value).decode() for name, value in documents.items()},
         "running_on": rollout.endpoint if rollout.running else None,
-        "waiting_on": rollout.endpoint if rollout.waiting and not over else None,
-        "stable": rollout.stable,
-        "stable_digest": rollout.stable_digest,
-        "canary": rollout.canary,
-        "canary_digest": rollout.canary_digest,
-        "accepted_by": rollout.accepted_by,
-        "acceptance": rollout.acceptance,
-        "plan": msgspec.json.encode(rollout.plan).decode(),
-        "state": msgspec.json.encode(rollout.state).decode(),
-        "verdict": None if rollout.verdict is None else msgspec.json.encode(rollout.verdict).decode(),
-        "revisions": msgspec.json.encode(rollout.revisions).decode(),
-        "asked_revision": rollout.asked_revision,
-        "writes": rollout.writes,
-        "started_at_us": rollout.started_at_us,
-        "started_by": rollout.started_by,
-        "ended_at_us": rollout.ended_at_us,
-        "decided_by": rollout.decided_by,
+        "waiting_on": rollout.endpoint if rollout.waiting and rollout.ended_at_us is None else None,
     }
 
 
 def _rollout(row: Row[Any]) -> Rollout:
-    return Rollout(
-        id=row.id,
-        endpoint=row.endpoint,
-        stable=row.stable,
-        stable_digest=row.stable_digest,
-        canary=row.canary,
-        canary_digest=row.canary_digest,
+    return read_row(
+        Rollout,
+        row,
         plan=plan_from_document(_json(row.plan)),
         state=state_from_document(_json(row.state)),
-        started_at_us=row.started_at_us,
-        started_by=row.started_by,
         revisions=_decode_revisions(row.revisions),
-        asked_revision=row.asked_revision,
-        accepted_by=row.accepted_by,
-        acceptance=row.acceptance,
         verdict=None if row.verdict is None else _decode_verdict(row.verdict),
         waiting=row.waiting_on is not None,
-        ended_at_us=row.ended_at_us,
-        decided_by=row.decided_by,
-        writes=row.writes,
     )

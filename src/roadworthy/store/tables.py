@@ -83,11 +83,6 @@ endpoints = Table(
     Column("generation", BigInteger, nullable=False),
     Column("current", String(80)),
     Column("previous", String(80)),
-    Column("pending", String(80)),
-    Column("pending_state", String(16)),
-    Column("pending_reason", Text),
-    Column("pending_code", String(64)),
-    Column("pending_since_us", BigInteger),
     Column("policy", Text, nullable=False),
     Column("signature", Text, nullable=False),
     Column("changed_at_us", BigInteger, nullable=False),
@@ -193,9 +188,10 @@ rollouts = Table(
     UniqueConstraint("project", "waiting_on"),
     Index(None, "project", "endpoint", "id"),
 )
-"""Every rollout. `running_on` and `waiting_on` name the endpoint while the rollout runs, or waits for the previous one to end:
-the database itself refuses a second one. `writes` counts changes of the row, for compare-and-set. `feedback_closed_us`: when its
-feedback was deleted to save space; the rollout takes no further feedback then, because duplicates could not be recognized."""
+"""Every rollout and deployment; a deployment's `stable` is empty. `running_on` and `waiting_on` name the endpoint while the
+rollout runs, or waits for the previous one to end: the database itself refuses a second one. `writes` counts changes of the row,
+for compare-and-set. `feedback_closed_us`: when its feedback was deleted to save space; the rollout takes no further feedback
+then, because duplicates could not be recognized."""
 
 feedback = Table(
     "feedback",

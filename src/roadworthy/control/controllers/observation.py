@@ -10,7 +10,7 @@ from roadworthy.contract.telemetry import RUN_TIME_BOUNDS_US, WorkerReport
 from roadworthy.monitoring.gateways import Gateway, workers_of
 from roadworthy.rollout.decide.alerts import Look, Machine, signal_alerts
 from roadworthy.rollout.decide.state import FAILED, LOADING, PREPARING, READY, Moment, Observation
-from roadworthy.rollout.decide.switch import Refuse, Switch, decide
+from roadworthy.rollout.decide.switch import Refuse, Switch, Wait, decide
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.counting import uncounted
@@ -47,7 +47,7 @@ def observe(
         now_us: microseconds since 1970 UTC.
     """
     workers = workers_of(found)
-    canary, reason = _canary(rollout, workers, epoch)
+    canary = canary_of(rollout, workers, epoch)
     stable = decide(rollout.stable_digest, workers)
     states = [state for worker in workers for state in worker.versions if state.digest == rollout.canary_digest]
     machines = [_machine(rollout, gateway) for gateway in found]
@@ -56,9 +56,10 @@ def observe(
         generation=endpoint.generation,
         applied=min((_applied(rollout, worker, epoch) for worker in workers), default=0),
         refusing=tuple(gateway.id for gateway in found if any(rollout.endpoint in worker.refused for worker in gateway.workers)),
-        canary=canary,
+        canary=FAILED if _between_attempts(rollout) else _STATES.get(type(canary), LOADING),
         stable=_STATES.get(type(stable), LOADING),
-        reason=reason,
+        code=getattr(canary, "code", ""),
+        reason=rollout.state.text if _between_attempts(rollout) else getattr(canary, "reason", ""),
         fresh=bool(found) and all(now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
         breaker_open=any(state.breaker_open for state in states),
         uncounted=()
@@ -101,18 +102,20 @@ def slow_ms(digest: str, found: Iterable[Gateway]) -> float | None:
 _STATES: dict[type, str] = {Switch: READY, Refuse: FAILED}
 
 
-def _canary(rollout: Rollout, workers: Sequence[WorkerReport], epoch: str) -> tuple[str, str]:
-    """The canary's state and why it FAILED. Reports of workers that have not received the revision that asks for it are
+def _between_attempts(rollout: Rollout) -> bool:
+    """Whether gateways do not hold the canary until the next attempt to load it."""
+    return rollout.state.phase == PREPARING and rollout.state.retry_s is not None
+
+
+def canary_of(rollout: Rollout, workers: Sequence[WorkerReport], epoch: str) -> Switch | Refuse | Wait:
+    """Whether the canary may take traffic. Reports of workers that have not received the revision that asks for it are
     outdated."""
-    if rollout.state.phase == PREPARING and rollout.state.retry_s is not None:
-        return FAILED, rollout.state.text  # gateways do not hold the canary until the next attempt
     asked = rollout.asked_revision
     speaking = [
         worker if worker.epoch == epoch and worker.offered >= asked else msgspec.structs.replace(worker, versions=())
         for worker in workers
     ]
-    verdict = decide(rollout.canary_digest, speaking)
-    return _STATES.get(type(verdict), LOADING), getattr(verdict, "reason", "")
+    return decide(rollout.canary_digest, speaking)
 
 
 def _applied(rollout: Rollout, worker: WorkerReport, epoch: str) -> int:

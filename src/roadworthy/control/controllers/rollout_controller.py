@@ -1,9 +1,9 @@
-"""Drives rollouts: passes each running rollout to the state machine and carries out the resulting actions, one transaction a
-look.
+"""Drives rollouts and deployments: passes each running one to the state machine and carries out the resulting actions, one
+transaction a look.
 
 State, endpoint generation, audit entry and event are written together or not at all, and only if no other process wrote them
 meanwhile. So a controller that is killed at any point resumes with the same step, time and counts, and of two controllers that
-look at the same time one wins. `resources/rollouts.py` applies people's commands through the same functions.
+look at the same time one wins. `resources/` orders deployments and applies people's commands through the same functions.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from roadworthy.foundation.errors import Conflict, Unavailable
 from roadworthy.foundation.references import VersionReference
 from roadworthy.monitoring import gateways
 from roadworthy.registry import versions
+from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide import machine
 from roadworthy.rollout.decide.commands import command
+from roadworthy.rollout.decide.machine import Baseline
 from roadworthy.rollout.decide.passing import Shown
 from roadworthy.rollout.decide.state import (
     ABORTED,
     FINISHED,
+    NOT_STARTED,
     PROMOTED,
     RETURNING,
     SUPERSEDED,
@@ -44,7 +47,9 @@ from roadworthy.rollout.decide.state import (
 )
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.plan.plan import DEPLOYMENT, Plan
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.schema.signature import Signature
 from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision, read_revision
 
@@ -64,13 +69,13 @@ class Look:
 
 
 def drive(context: ControlContext) -> bool:
-    """Look once at every running rollout; whether gateways need a new snapshot. The caller holds the write lock.
+    """Look once at every running rollout and deployment; whether gateways need a new snapshot. The caller holds the write lock.
 
-    Of several control planes on one database only the leader does this: the time of a step is measured on one process's clock."""
-    if not context.database.lead.held:
-        return False
+    Of several control planes on one database only the leader looks at rollouts: the time of a step is measured on one process's
+    clock. A deployment has no clock."""
+    leads = context.database.lead.held
     with context.database.begin() as connection:
-        running = [each for each in rollouts.list_open(connection) if each.running]
+        running = [each for each in rollouts.list_open(connection) if each.running and (leads or each.deployment)]
     moved = [_look(context, each) for each in running]
     return any(moved)
 
@@ -112,12 +117,52 @@ def look_at(context: ControlContext, connection: Connection, rollout: Rollout, e
     """The current look at a running rollout; see `observe`."""
     endpoint = endpoints.get(connection, rollout.endpoint)
     epoch, revision = read_revision(connection)
-    rollout = rollout.noted(endpoint.generation, revision)
+    rollout = rollout if rollout.deployment else rollout.noted(endpoint.generation, revision)
     now_us = context.clock.now_us()
-    found = gateways.live(gateways.list_all(connection), now_us)
+    found = gateways.list_live(connection, now_us)
     moment = Moment(context.boot, context.clock.monotonic())
     seen = observe(rollout, endpoint, found, evidence, epoch=epoch, moment=moment, now_us=now_us)
     return Look(rollout, endpoint, seen)
+
+
+def order(
+    context: ControlContext,
+    connection: Connection,
+    endpoint: Endpoint,
+    found: Version,
+    actor: str,
+    *,
+    stable: Version | None = None,
+    plan: Plan = DEPLOYMENT,
+    baseline: Baseline = machine.UNKNOWN,
+    **more: Any,
+) -> Rollout:
+    """Store a rollout of a version on the endpoint, by default a deployment. If a rollout is running there, it waits for its end.
+    `more` are further fields."""
+    rollout_id, revision = rollouts.new_id(), bump_revision(connection)
+    ordered = Rollout(
+        id=rollout_id,
+        endpoint=endpoint.name,
+        stable="" if stable is None else str(stable.reference),
+        stable_digest="" if stable is None else stable.digest,
+        canary=str(found.reference),
+        canary_digest=found.digest,
+        plan=plan,
+        state=machine.begin(rollout_id, endpoint.generation, baseline),
+        started_at_us=context.clock.now_us(),
+        started_by=actor,
+        revisions=((endpoint.generation, revision),),
+        waiting=rollouts.find_running(connection, endpoint.name) is not None,
+        **more,
+    )
+    ordered = replace(ordered, asked_revision=_asked(ordered, endpoint, revision))
+    rollouts.create(connection, ordered)
+    return ordered
+
+
+def _asked(rollout: Rollout, endpoint: Endpoint, revision: int) -> int:
+    """The revision from which on reports count; any if gateways already hold the version that is deployed."""
+    return 0 if rollout.deployment and rollout.canary in endpoint.versions else revision
 
 
 def apply_command(context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
@@ -193,7 +238,7 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
     waiting = rollouts.find_waiting(connection, endpoint.name)
     if waiting is None:
         return
-    if waiting.stable != endpoint.current:
+    if not waiting.deployment and waiting.stable != endpoint.current:
         cancel(context, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
         return
     begun = replace(
@@ -201,10 +246,12 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
         waiting=False,
         state=machine.begin(waiting.id, endpoint.generation, machine.baseline_of(waiting.state)),
         revisions=((endpoint.generation, revision),),
-        asked_revision=revision,
+        asked_revision=_asked(waiting, endpoint, revision),
     )
     rollouts.change(connection, begun)
-    context.announce(connection, CONTROLLER, "rollout-began", endpoint.name, rollout=waiting.id, version=waiting.canary)
+    if not waiting.deployment:
+        facts = {"rollout": waiting.id, "version": waiting.canary}
+        context.announce(connection, CONTROLLER, "rollout-began", endpoint.name, **facts)
 
 
 def _drive_one(context: ControlContext, connection: Connection, name: str, *, judged: bool = True) -> bool:
@@ -238,7 +285,8 @@ def _carry_out(context: ControlContext, connection: Connection, look: Look, adva
         elif isinstance(action, Finish):
             _finish(context, connection, rollout, endpoint)
             return True
-    rollouts.change(connection, rollout)
+    if not rollout.deployment:  # while a deployment waits, there is nothing to remember
+        rollouts.change(connection, rollout)
     return moved
 
 
@@ -261,23 +309,36 @@ def _finish(context: ControlContext, connection: Connection, rollout: Rollout, b
     by_person = outcome in (PROMOTED, ABORTED, SUPERSEDED) and rollout.decided_by is not None
     actor = rollout.decided_by if by_person and rollout.decided_by is not None else CONTROLLER
     if outcome == PROMOTED:
-        after = replace(before.switched(rollout.canary), pending=before.pending)
-        if rollout.accepted_by is not None:
-            found = versions.get(connection, VersionReference.parse(rollout.canary))
-            after = replace(after, signature=found.signature)
+        after = switched(connection, before, rollout.canary)
     else:
         after = replace(before, generation=before.generation + 1)
-    after = replace(after, changed_at_us=now, changed_by=actor)
+    after = replace(after, changed_at_us=now, changed_by=rollout.started_by if rollout.deployment else actor)
     endpoints.change(connection, before, after)
     revision = bump_revision(connection)
-    ended = replace(rollout, ended_at_us=now, decided_by=actor).noted(after.generation, revision)
+    state = msgspec.structs.replace(rollout.state, generation=after.generation)
+    ended = replace(rollout, state=state, ended_at_us=now, decided_by=actor).noted(after.generation, revision)
     rollouts.change(connection, ended)
-    _tell_end(context, connection, ended, actor)
+    _tell_end(context, connection, ended, actor, before.current)
     begin_waiting(context, connection, after, revision)
 
 
-def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout, actor: str) -> None:
+def switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
+    """The endpoint after the switch to `version`. It keeps its signature, except when the version does not fit it, because a
+    person accepted that or it goes back behind such a change: then it takes the version's."""
+    found = versions.get(connection, VersionReference.parse(version))
+    fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
+    after = before.switched(version)
+    return after if fits else replace(after, signature=found.signature)
+
+
+def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, left: str | None = None) -> None:
     state = rollout.state
+    if rollout.deployment:
+        if state.ends_as == PROMOTED:
+            context.audit(connection, actor, "switch", rollout.endpoint, version=rollout.canary, left=left)
+        elif state.ends_as == NOT_STARTED:
+            context.audit(connection, actor, "deploy-failed", rollout.endpoint, version=rollout.canary, code=state.code)
+        return
     facts: Mapping[str, Any] = {
         "rollout": rollout.id,
         "outcome": state.ends_as,

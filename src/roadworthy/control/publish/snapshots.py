@@ -45,7 +45,7 @@ def build_snapshot(connection: Connection) -> Snapshot:
         texts = dict.fromkeys((*endpoint.versions, *_of_rollout(rollout)))
         held = {text: get_version(connection, VersionReference.parse(text)) for text in texts}
         for version in held.values():
-            tried_by = [each.id for each in running.values() if each.canary_digest == version.digest]
+            tried_by = [each.id for each in running.values() if each.canary_digest == version.digest and not each.deployment]
             packages.setdefault(version.digest, _package(version, tuple(tried_by)))
         if endpoint.current is not None:
             entries.append(
@@ -66,11 +66,11 @@ def _of_rollout(rollout: Rollout | None) -> tuple[str, ...]:
     """Versions that gateways must hold for a rollout: the stable, and the canary except between two attempts to load it."""
     if rollout is None:
         return ()
-    return (rollout.stable, rollout.canary) if rollout.held else (rollout.stable,)
+    return tuple(filter(None, (rollout.stable, rollout.canary if rollout.held else "")))
 
 
 def _split(current: str, rollout: Rollout | None) -> tuple[VariantEntry, ...]:
-    if rollout is None:
+    if rollout is None or rollout.deployment:
         return (VariantEntry(current, FULL_SHARE),)
     weight = rollout.state.weight
     variants = (VariantEntry(rollout.stable_digest, FULL_SHARE - weight), VariantEntry(rollout.canary_digest, weight))

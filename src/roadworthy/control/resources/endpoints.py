@@ -1,22 +1,19 @@
-"""Deploy, roll back and undeploy; and the controller's step, which moves traffic once a version is ready everywhere."""
+"""Deploy, roll back and undeploy endpoints, and show them. `controllers/` move the traffic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
-
-import msgspec
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api import endpoints as api
 from roadworthy.contract.api.endpoints import Deployment
 from roadworthy.contract.api.operation import Page
-from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
-from roadworthy.control.controllers.rollout_controller import CONTROLLER
+from roadworthy.control.controllers.observation import canary_of
+from roadworthy.control.controllers.quarantine import serving_kept_out
 from roadworthy.control.resources import policies
 from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.times import iso
@@ -25,9 +22,11 @@ from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways
 from roadworthy.monitoring.gateways import Gateway, workers_of
 from roadworthy.registry import versions
+from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
-from roadworthy.rollout.decide.switch import Refuse, Switch, Wait, decide, kept_out
-from roadworthy.rollout.endpoints import FAILED, LOADING, Endpoint, Pending
+from roadworthy.rollout.decide.state import FAILED, LOADING, NOT_STARTED
+from roadworthy.rollout.decide.switch import Switch, decide
+from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
 from roadworthy.store.blobs import package_blob
@@ -52,22 +51,23 @@ def deploy(context: ControlContext, name: str, asked: Deployment, principal: Pri
         before = endpoints.find(connection, name)
         if asked.if_generation is not None and asked.if_generation != (before.generation if before else 0):
             raise endpoints.generation_conflict(name)
-        if before is not None and _make_way(context, connection, before, asked, actor):
-            before = endpoints.get(connection, name)
         merged = policies.merged(None if before is None else before.policy, asked.policy)
-        after = _with_pending(context, before, name, found, merged, actor)
+        empty = Endpoint(name, 0, None, None, {}, found.signature, 0, actor)
+        after = _asked_for(context, connection, before or empty, found, merged, actor)
         policies.check(context, connection, merged, found, after.signature)
         _check_gateways(context, connection, before, merged)
-        if after is before and _kept_out(connection, before, _live(context, connection)):
-            after = before.changed(context.clock.now_us(), actor)  # its version gets another chance on gateways
-        if before is None:
-            endpoints.create(connection, after)
-        elif after != before:
-            endpoints.change(connection, before, after)
         if after != before:
-            bump_revision(connection)
+            if before is None:
+                endpoints.create(connection, after)
+            else:
+                _make_way(context, connection, before, str(reference), actor, supersede=asked.supersede)
+                endpoints.change(connection, before, after)
+            if after.current == str(reference):
+                bump_revision(connection)
+            else:
+                rollout_controller.order(context, connection, after, found, actor)
             context.audit(connection, actor, "deploy", name, version=asked.version, digest=found.digest)
-    step(context)
+    context.wake.followed()
     return get(context, name)
 
 
@@ -91,7 +91,7 @@ def _check_gateways(context: ControlContext, connection: Connection, before: End
             )
 
 
-def check_bytes(context: ControlContext, connection: Connection, version: versions.Version) -> None:
+def check_bytes(context: ControlContext, connection: Connection, version: Version) -> None:
     """Refuse a version whose bytes are missing from the blob store, unless every live worker has already loaded it.
 
     Raises:
@@ -107,19 +107,31 @@ def check_bytes(context: ControlContext, connection: Connection, version: versio
         )
 
 
-def _make_way(context: ControlContext, connection: Connection, before: Endpoint, asked: Deployment, actor: str) -> bool:
-    """Whether the deployment supersedes a running rollout. A change of policy does not disturb it; another version replaces
-    it."""
-    running = rollouts.find_running(connection, before.name)
-    if running is None or asked.version == before.current:
-        return False
-    if not asked.supersede:
-        raise rollout_running(running)
-    rollout_controller.apply_command(context, connection, running, "supersede", actor)
-    waiting = rollouts.find_waiting(connection, before.name)
-    if waiting is not None:
-        rollout_controller.cancel(context, connection, waiting, actor, f"{asked.version} is deployed instead")
-    return True
+def _make_way(
+    context: ControlContext, connection: Connection, before: Endpoint, version: str, actor: str, *, supersede: bool
+) -> None:
+    """End what is on its way to the endpoint. A change of policy alone does not disturb a running rollout.
+
+    Raises:
+        Conflict: "rollout-running".
+    """
+    running = rollouts.find_measured(connection, before.name)
+    if running is not None and version != before.current:
+        if not supersede:
+            raise rollout_running(running)
+        rollout_controller.apply_command(context, connection, running, "supersede", actor)
+        _cancel(context, connection, rollouts.find_waiting(connection, before.name), actor, version)
+    _cancel(context, connection, _open_deployment(connection, before.name), actor, version)
+
+
+def _cancel(context: ControlContext, connection: Connection, ended: Rollout | None, actor: str, version: str) -> None:
+    if ended is not None:
+        rollout_controller.cancel(context, connection, ended, actor, f"{version} is deployed instead")
+
+
+def _open_deployment(connection: Connection, name: str) -> Rollout | None:
+    last = rollouts.last_deployment(connection, name)
+    return last if last is not None and last.ended_at_us is None else None
 
 
 def rollout_running(running: Rollout) -> Conflict:
@@ -134,20 +146,13 @@ def rollout_running(running: Rollout) -> Conflict:
     )
 
 
-def _with_pending(
-    context: ControlContext,
-    before: Endpoint | None,
-    name: str,
-    version: versions.Version,
-    policy: dict[str, Any],
-    actor: str,
+def _asked_for(
+    context: ControlContext, connection: Connection, before: Endpoint, version: Version, policy: dict[str, Any], actor: str
 ) -> Endpoint:
+    """The endpoint as it is asked for, with the next generation; `before` itself if it is so already."""
     now = context.clock.now_us()
-    pending: Pending | None = Pending(str(version.reference), LOADING, now, "not loaded yet")
-    if before is None:
-        return Endpoint(name, 1, None, None, pending, policy, version.signature, now, actor)
     if before.current is None:  # no caller was ever answered by the signature of a version that never served
-        before = replace(before, signature=version.signature)
+        return before.changed(now, actor, policy=policy, signature=version.signature)
     difference = Signature.from_document(version.signature).accepts(Signature.from_document(before.signature))
     if difference is not None:
         raise Conflict(
@@ -155,29 +160,28 @@ def _with_pending(
             code="signature-incompatible",
             hint="deploy it to a new endpoint, so that callers can move over",
         )
-    if before.current == str(version.reference):
-        if before.pending is None and policy == before.policy:
-            return before
-        pending = None
-    return before.changed(now, actor, pending=pending, policy=policy)
+    if before.current != str(version.reference) or policy != before.policy:
+        return before.changed(now, actor, policy=policy)
+    kept_out = serving_kept_out(connection, before, _live(context, connection))  # then it gets another chance on gateways
+    as_it_is = _pending(connection, before) is None and kept_out is None
+    return before if as_it_is else before.changed(now, actor)
 
 
 def rollback(context: ControlContext, name: str, principal: Principal) -> api.Endpoint:
-    """Roll an endpoint back to its previous version: at once if every worker still has it loaded, else like a deployment. If a
-    rollout is running, only abort it.
+    """Deploy an endpoint's previous version: it takes over at once if every worker still has it loaded. If a rollout is running,
+    only abort it.
 
     Raises:
         NotFound: "unknown-endpoint".
         Conflict: "no-previous-version".
     """
     with context.changing() as connection:
-        running = rollouts.find_running(connection, name)
+        running = rollouts.find_measured(connection, name)
         if running is not None:
             rollout_controller.apply_command(context, connection, running, "abort", principal.who)
         else:
             _roll_back(context, connection, endpoints.get(connection, name), principal.who)
-    if running is not None:
-        step(context)
+    context.wake.followed()
     return get(context, name)
 
 
@@ -188,25 +192,10 @@ def _roll_back(context: ControlContext, connection: Connection, before: Endpoint
             code="no-previous-version",
             hint="deploy the version that you want by its number",
         )
-    verdict = decide(_digest(connection, before.previous), workers_of(_live(context, connection)))
-    now = context.clock.now_us()
-    if isinstance(verdict, Switch):
-        after = replace(_switched(connection, before, before.previous), changed_at_us=now, changed_by=actor)
-    else:
-        pending = Pending(before.previous, LOADING, now, verdict.reason)
-        after = before.changed(now, actor, pending=pending)
-    endpoints.change(connection, before, after)
-    bump_revision(connection)
+    _cancel(context, connection, _open_deployment(connection, before.name), actor, before.previous)
+    found = versions.get(connection, VersionReference.parse(before.previous))
+    rollout_controller.order(context, connection, before, found, actor)
     context.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
-
-
-def _switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
-    """The endpoint after the switch to `version`. It keeps its signature, except when it goes back behind an accepted change of
-    signature: then it takes that version's."""
-    found = versions.get(connection, VersionReference.parse(version))
-    fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
-    after = before.switched(version)
-    return after if fits else replace(after, signature=found.signature)
 
 
 def undeploy(context: ControlContext, name: str, principal: Principal) -> None:
@@ -219,106 +208,30 @@ def undeploy(context: ControlContext, name: str, principal: Principal) -> None:
         endpoints.remove(connection, name)
         bump_revision(connection)
         context.audit(connection, principal.who, "undeploy", name, version=endpoint.current)
-    context.stream.catch_up()
-
-
-def step(context: ControlContext) -> None:
-    """One tick of the controller: pending versions, serving versions that crash, and rollouts."""
-    with context.lock:
-        moved = False
-        with context.database.begin() as connection:
-            known = endpoints.list_all(connection)
-            found = _live(context, connection) if known else []
-            running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
-            for endpoint in known:
-                rollout = running.get(endpoint.name)
-                retreated = _retreat(context, connection, endpoint, found, rollout)
-                waits = endpoint.pending is not None and endpoint.pending.state == LOADING and rollout is None
-                moved |= retreated or (waits and _step_one(context, connection, endpoint, found))
-        moved |= bool(running) and rollout_controller.drive(context)
-        if moved:
-            context.publisher.refresh()
-    context.stream.catch_up()
-
-
-def _step_one(context: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway]) -> bool:
-    pending = before.pending
-    if pending is None:
-        return False
-    verdict = decide(_digest(connection, pending.version), _reports(before, pending, found))
-    now = context.clock.now_us()
-    if isinstance(verdict, Wait):
-        if verdict.reason != pending.reason:
-            endpoints.change(connection, before, replace(before, pending=replace(pending, reason=verdict.reason)))
-        return False
-    if isinstance(verdict, Refuse):
-        failed = replace(pending, state=FAILED, reason=verdict.reason, code=verdict.code)
-        after = replace(before, pending=failed, generation=before.generation + 1, changed_at_us=now)
-        context.audit(connection, CONTROLLER, "deploy-failed", before.name, version=pending.version, code=verdict.code)
-    else:
-        after = replace(_switched(connection, before, pending.version), changed_at_us=now)
-        context.audit(connection, CONTROLLER, "switch", before.name, version=pending.version, left=before.current)
-    endpoints.change(connection, before, after)
-    bump_revision(connection)
-    return True
-
-
-def _retreat(
-    context: ControlContext, connection: Connection, before: Endpoint, found: list[Gateway], rollout: Rollout | None
-) -> bool:
-    """Go back to the previous version when the serving one is in quarantine. Only a deployment brings that version back; a
-    pending version stays pending. A rollout that loses its stable in this way is over, unless its canary has all the traffic."""
-    reason = _kept_out(connection, before, found)
-    if reason is None or before.previous is None:
-        return False
-    if rollout is not None and rollout.state.weight == FULL_SHARE:
-        return False
-    if not isinstance(decide(_digest(connection, before.previous), workers_of(found)), Switch):
-        return False
-    after = replace(
-        _switched(connection, before, before.previous),
-        previous=None,
-        pending=before.pending,
-        changed_at_us=context.clock.now_us(),
-        changed_by=CONTROLLER,
-    )
-    facts = {"version": before.previous, "left": before.current, "reason": reason}
-    context.audit(connection, CONTROLLER, "rollback", before.name, **facts)
-    endpoints.change(connection, before, after)
-    revision = bump_revision(connection)
-    if rollout is not None:
-        text = f"its stable {before.current} is in quarantine: {reason}"
-        rollout_controller.cancel(context, connection, rollout, CONTROLLER, text)
-        rollout_controller.begin_waiting(context, connection, after, revision)
-    return True
-
-
-def _kept_out(connection: Connection, endpoint: Endpoint, found: list[Gateway]) -> str | None:
-    """Why a live gateway has the serving version in quarantine, if one has. Reports from before the endpoint's last change do not
-    count: each change gives the version another chance."""
-    if endpoint.current is None:
-        return None
-    said = workers_of(gateway for gateway in found if gateway.seen_at_us > endpoint.changed_at_us)
-    return kept_out(_digest(connection, endpoint.current), said) if said else None
-
-
-def _reports(endpoint: Endpoint, pending: Pending, found: list[Gateway]) -> list[WorkerReport]:
-    """Reports of live workers on the pending version. Reports from before the gateway was asked to hold it concern an earlier
-    life of the version there, ready or failed, and count as nothing yet."""
-    warm = pending.version in (endpoint.current, endpoint.previous)
-    return [
-        worker if warm or gateway.seen_at_us > pending.since_us else msgspec.structs.replace(worker, versions=())
-        for gateway in found
-        for worker in gateway.workers
-    ]
+    context.wake.ring()
 
 
 def _live(context: ControlContext, connection: Connection) -> list[Gateway]:
-    return gateways.live(gateways.list_all(connection), context.clock.now_us())
+    return gateways.list_live(connection, context.clock.now_us())
 
 
-def _digest(connection: Connection, version: str) -> str:
-    return versions.get(connection, VersionReference.parse(version)).digest
+class Reports(NamedTuple):
+    """The store's epoch and revision, and the reports of all live workers."""
+
+    epoch: str
+    revision: int
+    workers: list[WorkerReport]
+
+    def reached(self, name: str) -> int | None:
+        """The newest revision by which every live worker serves an endpoint. None without workers; a worker that refuses the
+        endpoint counts as 0."""
+        served = (each.revision if each.epoch == self.epoch and name not in each.refused else 0 for each in self.workers)
+        return min(served, default=None)
+
+
+def read_reports(connection: Connection, live: Iterable[Gateway]) -> Reports:
+    """Reports of these gateways."""
+    return Reports(*read_revision(connection), workers_of(live))
 
 
 def get(context: ControlContext, name: str) -> api.Endpoint:
@@ -329,51 +242,30 @@ def get(context: ControlContext, name: str) -> api.Endpoint:
     """
     with context.database.begin() as connection:
         endpoint = endpoints.get(connection, name)
-        return shown(connection, endpoint, reach(connection, _live(context, connection)))
+        return shown(connection, endpoint, read_reports(connection, _live(context, connection)))
 
 
 def list_all(context: ControlContext, cursor: str) -> Page[api.Endpoint]:
     """A page of endpoints, sorted by name."""
     with context.database.begin() as connection:
-        reached, found = reach(connection, _live(context, connection)), endpoints.list_all(connection)
-        return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reached))
+        reports, found = read_reports(connection, _live(context, connection)), endpoints.list_all(connection)
+        return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reports))
 
 
-def reach(connection: Connection, live: list[Gateway]) -> Callable[[str], tuple[int, int | None]]:
-    """The store's revision, and the newest revision by which every live worker serves an endpoint, by the endpoint's name. None
-    without workers; a worker that refuses the endpoint counts as 0."""
-    epoch, revision = read_revision(connection)
-    workers = workers_of(live)
-
-    def of(name: str) -> tuple[int, int | None]:
-        served = (each.revision if each.epoch == epoch and name not in each.refused else 0 for each in workers)
-        return revision, min(served, default=None)
-
-    return of
-
-
-def shown(connection: Connection, endpoint: Endpoint, reached: Callable[[str], tuple[int, int | None]]) -> api.Endpoint:
-    """An endpoint as the API shows it; `reached` comes from `reach`."""
-    pending = endpoint.pending
-    running = rollouts.find_running(connection, endpoint.name)
-    revision, reached_revision = reached(endpoint.name)
+def shown(connection: Connection, endpoint: Endpoint, reports: Reports) -> api.Endpoint:
+    """An endpoint as the API shows it."""
+    running, pending = rollouts.find_measured(connection, endpoint.name), _pending(connection, endpoint)
+    state = "empty" if endpoint.current is None else "serving"
+    if pending is not None:
+        state = "loading" if pending.ended_at_us is None else "failed"
     return api.Endpoint(
         name=endpoint.name,
         generation=endpoint.generation,
-        state=_state(endpoint),
+        state=state,
         version=endpoint.current,
-        digest=endpoint.current and _digest(connection, endpoint.current),
+        digest=endpoint.current and versions.digest_of(connection, endpoint.current),
         previous=endpoint.previous,
-        pending=None
-        if pending is None
-        else api.PendingChange(
-            version=pending.version,
-            digest=_digest(connection, pending.version),
-            state=pending.state,
-            reason=pending.reason,
-            code=pending.code,
-            since=iso(pending.since_us),
-        ),
+        pending=None if pending is None else _change(pending, running, reports),
         rollout=None
         if running is None
         else api.RolloutProgress(id=running.id, paused=running.state.paused, **rollout_controller.standing(running)),
@@ -381,12 +273,30 @@ def shown(connection: Connection, endpoint: Endpoint, reached: Callable[[str], t
         signature=endpoint.signature,
         changed_at=iso(endpoint.changed_at_us),
         changed_by=endpoint.changed_by,
-        revision=revision,
-        reached_revision=reached_revision,
+        revision=reports.revision,
+        reached_revision=reports.reached(endpoint.name),
     )
 
 
-def _state(endpoint: Endpoint) -> str:
-    if endpoint.pending is not None:
-        return "failed" if endpoint.pending.state == FAILED else "loading"
-    return "serving" if endpoint.current is not None else "empty"
+def _pending(connection: Connection, endpoint: Endpoint) -> Rollout | None:
+    """The endpoint's deployment that has not ended, or that failed, if the endpoint has not changed since."""
+    last = rollouts.last_deployment(connection, endpoint.name)
+    if last is None or last.ended_at_us is None:
+        return last
+    failed = last.state.ends_as == NOT_STARTED and last.state.generation == endpoint.generation
+    return last if failed else None
+
+
+def _change(pending: Rollout, running: Rollout | None, reports: Reports) -> api.PendingChange:
+    """A deployment as the API shows it, and why it waits according to the last reports, or why it failed."""
+    code = None
+    if pending.ended_at_us is not None:
+        state, code, reason = FAILED, pending.state.code, pending.state.text
+    elif pending.waiting and running is not None:
+        state, reason = LOADING, f"the rollout of {running.canary} must end first"
+    else:
+        state, reason = LOADING, getattr(canary_of(pending, reports.workers, reports.epoch), "reason", "ready")
+    since = iso(pending.started_at_us)
+    return api.PendingChange(
+        version=pending.canary, digest=pending.canary_digest, state=state, reason=reason, code=code, since=since
+    )

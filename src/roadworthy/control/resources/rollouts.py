@@ -13,21 +13,19 @@ from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.observation import slow_ms
-from roadworthy.control.resources.endpoints import check_bytes, rollout_running, step
+from roadworthy.control.resources.endpoints import check_bytes, rollout_running
 from roadworthy.control.resources.measuring import Measures, measures
 from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.rollout_documents import members
 from roadworthy.foundation.errors import Conflict, InvalidRequest, NotFound
-from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import VersionReference, check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
-from roadworthy.rollout.decide import machine
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING
 from roadworthy.rollout.decide.switch import Switch, decide, kept_out
-from roadworthy.rollout.endpoints import Endpoint, Pending
+from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.plan.capacity import Machine, Sized, shortages
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import Plan
@@ -36,7 +34,6 @@ from roadworthy.rollout.plan.warnings import PlanWarning, plan_warnings
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.schema.signature import Signature
 from roadworthy.store.connection import Connection
-from roadworthy.store.engine import bump_revision
 
 CURRENT = "current"
 """Used as an id, means the running rollout or else the last one."""
@@ -45,7 +42,6 @@ MOST_SHOWN = 200
 _MOST_REASON = 500
 _LATELY_US = 3_600_000_000
 """The time over which an endpoint's rate of requests is measured; `rollout/plan/warnings.py` calls it the past hour."""
-_ids = PredictionIds()
 
 
 def start(context: ControlContext, name: str, wanted: NewRollout, principal: Principal) -> api.StartedRollout:
@@ -65,17 +61,28 @@ def start(context: ControlContext, name: str, wanted: NewRollout, principal: Pri
         endpoint = endpoints.get(connection, name)
         if wanted.if_generation is not None and wanted.if_generation != endpoint.generation:
             raise endpoints.generation_conflict(name)
-        running = rollouts.find_running(connection, name)
+        running = rollouts.find_measured(connection, name)
         if running is not None and (not wanted.supersede or rollouts.find_waiting(connection, name) is not None):
             raise rollout_running(running)
         found = versions.get(connection, reference)
         check_bytes(context, connection, found)
         facts = _facts(context, connection, endpoint, found, plan, actor if wanted.accept_signature_change else None)
-        _refuse([*obstacles(plan, facts), *_further(plan, endpoint, facts)], wanted)
+        _refuse([*obstacles(plan, facts), *_further(connection, plan, endpoint, facts)], wanted)
         if running is not None:
             rollout_controller.apply_command(context, connection, running, "supersede", actor)
-        rollout = _new(context, connection, (endpoint, found, plan, facts), wanted, actor)
-        rollouts.create(connection, rollout)
+        assert endpoint.current is not None  # noqa: S101  (an obstacle otherwise)
+        rollout = rollout_controller.order(
+            context,
+            connection,
+            endpoint,
+            found,
+            actor,
+            stable=versions.get(connection, VersionReference.parse(endpoint.current)),
+            plan=plan,
+            baseline=facts.baseline,
+            accepted_by=None if facts.difference is None else facts.accepted_by,
+            acceptance=None if facts.difference is None else wanted.accept_signature_change,
+        )
         known = _warnings(context, connection, endpoint, plan)
         started = {
             "rollout": rollout.id,
@@ -86,7 +93,7 @@ def start(context: ControlContext, name: str, wanted: NewRollout, principal: Pri
         started |= {} if rollout.acceptance is None else {"signature_accepted": rollout.acceptance}
         context.audit(connection, actor, "rollout-start", name, **started)
         context.announce(connection, actor, "rollout-started", name, **started)
-    step(context)
+    context.wake.followed()
     warnings = [api.RolloutWarning(code=each.code, text=each.text) for each in known]
     with context.database.begin() as connection:
         return api.StartedRollout(warnings=warnings, **members(connection, rollouts.get(connection, name, rollout.id)))
@@ -115,7 +122,7 @@ def _facts(
     plan: Plan,
     accepted_by: str | None,
 ) -> Facts:
-    live = gateways.live(gateways.list_all(connection), context.clock.now_us())
+    live = gateways.list_live(connection, context.clock.now_us())
     workers = gateways.workers_of(live)
     promised = Signature.from_document(endpoint.signature)
     ready, slow, by, short = False, None, Measures((), None, {}), tuple[str, ...]()
@@ -144,12 +151,12 @@ def _sized(version: Version) -> Sized:
     return Sized(str(version.reference), version.digest, version.size_bytes)
 
 
-def _further(plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
+def _further(connection: Connection, plan: Plan, endpoint: Endpoint, facts: Facts) -> list[Obstacle]:
     """Obstacles that only the control plane knows."""
     found = []
-    pending: Pending | None = endpoint.pending
-    if pending is not None and pending.state == endpoints.LOADING:
-        found.append(Obstacle("deploy-under-way", f"{pending.version} is being deployed; wait until that ends"))
+    pending = rollouts.last_deployment(connection, endpoint.name)
+    if pending is not None and pending.ended_at_us is None:
+        found.append(Obstacle("deploy-under-way", f"{pending.canary} is being deployed; wait until that ends"))
     later = [each.signal for each in plan.criteria if each.kind.later]
     later += [metric.name for metric in plan.metrics]
     if later and not msgspec.convert(endpoint.policy, Policy).record:
@@ -177,37 +184,6 @@ def _refuse(found: list[Obstacle], wanted: NewRollout) -> None:
         code="rollout-refused",
         hint=hint,
         facts={"problems": [{"code": each.code, "text": each.text} for each in found]},
-    )
-
-
-def _new(
-    context: ControlContext,
-    connection: Connection,
-    what: tuple[Endpoint, Version, Plan, Facts],
-    wanted: NewRollout,
-    actor: str,
-) -> Rollout:
-    endpoint, found, plan, facts = what
-    assert endpoint.current is not None  # noqa: S101  (an obstacle otherwise)
-    waiting = rollouts.find_running(connection, endpoint.name) is not None
-    rollout_id, revision = f"rollout-{_ids.next()}", bump_revision(connection)
-    accepted = wanted.accept_signature_change if facts.difference is not None else None
-    return Rollout(
-        id=rollout_id,
-        endpoint=endpoint.name,
-        stable=endpoint.current,
-        stable_digest=versions.get(connection, VersionReference.parse(endpoint.current)).digest,
-        canary=facts.canary,
-        canary_digest=found.digest,
-        plan=plan,
-        state=machine.begin(rollout_id, endpoint.generation, facts.baseline),
-        started_at_us=context.clock.now_us(),
-        started_by=actor,
-        revisions=((endpoint.generation, revision),),
-        asked_revision=revision,
-        accepted_by=None if accepted is None else actor,
-        acceptance=accepted,
-        waiting=waiting,
     )
 
 
@@ -240,7 +216,7 @@ def tell(
                 hint="`roadworthy rollout show` shows the rollout's state",
                 facts={"rollout": rollout.id, **rollout_controller.standing(rollout)},
             )
-    step(context)
+    context.wake.followed()
     with context.database.begin() as connection:
         changed = members(connection, rollouts.get(connection, name, rollout.id))
     return api.CommandedRollout(done=refused is None, refused=refused, **changed)
@@ -299,7 +275,7 @@ def get(context: ControlContext, name: str, rollout_id: str) -> api.Rollout:
 def _find(connection: Connection, name: str, rollout_id: str) -> Rollout | None:
     if rollout_id != CURRENT:
         return rollouts.get(connection, name, rollout_id)
-    running = rollouts.find_running(connection, name)
+    running = rollouts.find_measured(connection, name)
     return running or next(iter(rollouts.list_last(connection, name, 1, None)), None)
 
 
@@ -325,7 +301,7 @@ def history(context: ControlContext, name: str | None, last: int, before: str | 
 def in_progress(context: ControlContext, cursor: str | None) -> Page[api.Rollout]:
     """A page of running and waiting rollouts, sorted by endpoint. Without a cursor all of them: earlier clients read one page."""
     with context.database.begin() as connection:
-        found = rollouts.list_open(connection)
+        found = [each for each in rollouts.list_open(connection) if not each.deployment]
         return page_of(
             found, lambda each: f"{each.endpoint}/{each.id}", cursor, lambda each: api.Rollout(**members(connection, each))
         )

@@ -21,7 +21,7 @@ from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
-from roadworthy.control.resources.endpoints import reach, shown, step
+from roadworthy.control.resources.endpoints import read_reports, shown
 from roadworthy.control.resources.policies import NEEDED
 from roadworthy.control.resources.times import iso
 from roadworthy.foundation.errors import InvalidRequest
@@ -67,12 +67,12 @@ def receive(context: ControlContext, principal: Principal, frame: Telemetry) -> 
 
 
 def take_frame(context: ControlContext, frame: Telemetry) -> int:
-    """Apply a frame once, then run the controller's step for what waits on it; return its sequence."""
+    """Apply a frame once and wake the controllers; return its sequence."""
     with context.database.begin() as connection:
         if gateways.apply(connection, frame, context.clock.now_us()):
             _count(connection, frame)
         _notice(context, connection, frame)
-    step(context)
+    context.wake.ring()
     return frame.sequence
 
 
@@ -164,9 +164,9 @@ def status(context: ControlContext, version: str) -> api.Status:
     """The status of the whole installation."""
     with context.database.begin() as connection:
         found = gateways.list_all(connection)
-        reached = reach(connection, gateways.live(found, context.clock.now_us()))
-        listed = [shown(connection, each, reached) for each in endpoints.list_all(connection)]
-        epoch, revision = read_revision(connection)
+        reports = read_reports(connection, gateways.live(found, context.clock.now_us()))
+        listed = [shown(connection, each, reports) for each in endpoints.list_all(connection)]
+        epoch, revision, _ = reports
     snapshot, now = context.publisher.edition.snapshot, context.clock.now_us()
     live = gateways.live(found, now)
     return api.Status(

@@ -7,6 +7,8 @@ The controller calls `advance` at every tick; `commands.py` applies people's com
         |            |  ^        |           ^
         +------------+--|--------+-> RETURNING
 
+A deployment goes from PREPARING to FINISHED.
+
 Invariants that tests hold: no version gains share unless it is READY, and none loses share to a version that is not READY; a look
 changes the split at most once; time counts only while it passes on one monotonic clock; a FAIL is final; FINISHED is final.
 """
@@ -103,6 +105,8 @@ def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> 
     """Look once. The same arguments give the same result, so a look that was not stored may be repeated."""
     if state.phase == FINISHED:
         return Advance(state)
+    if not plan.steps:
+        return _deploying(state, seen)
     before = _noticed(state, seen)
     verdict = judge(plan, before.scope(_stage(plan, before).evidence), evidence)
     peaks = {each.signal: max(each.log_e, before.peaks.get(each.signal, 0.0)) for each in verdict.findings}
@@ -112,6 +116,16 @@ def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> 
     told = tuple(each.code for each in alerts)
     fresh = tuple(each for each in alerts if each.code not in state.told)
     return Advance(replace(move.state, told=told), (*move.actions, *fresh), verdict)
+
+
+def _deploying(state: State, seen: Observation) -> Advance:
+    """A deployment measures nothing: it takes over as soon as it is ready, and the first failure ends it."""
+    outcome, code, text = PROMOTED, PROMOTED, ""
+    if seen.canary == FAILED:
+        outcome, code, text = NOT_STARTED, seen.code, seen.reason
+    elif seen.canary != READY:
+        return Advance(state)
+    return Advance(replace(state, phase=FINISHED, ends_as=outcome, code=code, text=text), (Finish(outcome),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Observation(msgspec.Struct, frozen=True):
         applied: the lowest generation of the endpoint that a live worker serves.
         refusing: gateways that do not serve the endpoint's policy, such as those without one of its layers.
         canary, stable: READY when every live worker has loaded and proved the version, FAILED when one could not or has it in
-            quarantine, else LOADING. reason: why it FAILED.
+            quarantine, else LOADING. code, reason: why it FAILED.
         fresh: whether every live gateway's telemetry is recent.
         breaker_open: whether the breaker on the canary is open on any machine.
         uncounted: signals of the plan that a live worker does not count, a sentence each.
@@ -70,6 +70,7 @@ class Observation(msgspec.Struct, frozen=True):
     applied: int
     canary: str = LOADING
     stable: str = READY
+    code: str = ""
     reason: str = ""
     fresh: bool = True
     breaker_open: bool = False
@@ -137,13 +138,9 @@ class State(msgspec.Struct, frozen=True):
         """The generations that a verdict counts now."""
         return Scope(self.segments, self.step_from, self.limit_from, needed)
 
-    def to_document(self) -> dict[str, Any]:
-        """Plain JSON values, for the store."""
-        return dict(msgspec.to_builtins(self))
-
 
 def state_from_document(document: Mapping[str, Any]) -> State:
-    """The state that `to_document` described.
+    """The state in a document of the store.
 
     Raises:
         ValueError: not such a document, or a format that this release does not know.

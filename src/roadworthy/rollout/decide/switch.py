@@ -1,5 +1,4 @@
-"""Decides whether a pending version may take over, from the reports of live workers. Pure. `resources/endpoints.py` acts on
-it."""
+"""Decides whether a version may take traffic, from the reports of live workers. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ class Wait:
 
 
 def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wait:
-    """Decide about a pending package, given every worker of every live gateway."""
+    """Decide about a package, given every worker of every live gateway."""
     if not workers:
         return Wait("no gateway is connected")
     states = [_state(worker, digest) for worker in workers]

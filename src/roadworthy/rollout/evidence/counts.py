@@ -202,13 +202,9 @@ class Evidence(msgspec.Struct, frozen=True):
                     found[reason][variant] += count
         return found
 
-    def to_document(self) -> dict[str, Any]:
-        """Plain JSON values, for the store."""
-        return dict(msgspec.to_builtins(self))
-
 
 def evidence_from_document(document: Mapping[str, Any]) -> Evidence:
-    """The evidence that `to_document` described.
+    """The evidence in a document of the store.
 
     Raises:
         ValueError: not such a document, or a format that this release does not know.

@@ -129,7 +129,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     Attributes:
         strategy: the person's name for it; only texts depend on it.
-        steps: in order; never empty.
+        steps: in order; empty only in a deployment.
         after: PROMOTE, WAIT or END.
         alpha: false-rollback probability over the whole rollout, for all criteria together and any number of looks.
         beta: probability that a version that is worse by a criterion's margin, or over its limit, passes a step.
@@ -173,6 +173,10 @@ class Plan(msgspec.Struct, frozen=True):
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values, for the store."""
         return dict(msgspec.to_builtins(self))
+
+
+DEPLOYMENT = Plan("all-at-once", steps=(), deadline_s=None)
+"""The plan of a deployment: all traffic at once, with nothing to measure and no time to pass."""
 
 
 def plan_from_document(document: Mapping[str, Any]) -> Plan:

@@ -21,7 +21,6 @@ class Facts:
         stable_ready: whether every live worker has the stable READY, so that the rollout can go back to it.
         difference: why the canary does not accept the endpoint's signature; None when it does.
         accepted_by: the person who accepts that difference; None when no one does.
-        running: the endpoint's running rollout; None without one.
         kept_out: why the canary is in quarantine; None when it is not.
         fields: the names of the endpoint's input fields.
         slow_ms: the stable's 95th percentile, which defines "slow"; None while it is unknown.
@@ -35,7 +34,6 @@ class Facts:
     stable_ready: bool = True
     difference: str | None = None
     accepted_by: str | None = None
-    running: str | None = None
     kept_out: str | None = None
     fields: tuple[str, ...] = ()
     slow_ms: float | None = None
@@ -70,8 +68,6 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
         yield Obstacle("same-version", f"{facts.canary} already serves")
     elif not facts.stable_ready:
         yield Obstacle("stable-not-ready", f"{facts.stable} is not ready on every worker, so a rollback would fail")
-    if facts.running is not None:
-        yield Obstacle("rollout-running", f"rollout {facts.running} is running; abort it or wait until it ends")
     if facts.difference is not None and facts.accepted_by is None:
         yield Obstacle("signature-incompatible", f"it does not fit the endpoint's signature: {facts.difference}")
     if facts.kept_out is not None:

@@ -1,0 +1,57 @@
+"""Moves traffic away from serving versions that gateways have in quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers import rollout_controller
+from roadworthy.control.controllers.rollout_controller import CONTROLLER, switched
+from roadworthy.monitoring.gateways import Gateway, workers_of
+from roadworthy.registry.versions import digest_of
+from roadworthy.rollout import endpoints
+from roadworthy.rollout.decide.switch import Switch, decide, kept_out
+from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.rollouts import Rollout
+from roadworthy.store.connection import Connection
+from roadworthy.store.engine import bump_revision
+
+
+def retreat(
+    context: ControlContext, connection: Connection, before: Endpoint, found: Sequence[Gateway], rollout: Rollout | None
+) -> bool:
+    """Go back to the previous version when the serving one is in quarantine. Only a deployment brings that version back; one that
+    is on its way goes on. A rollout that loses its stable in this way is over, unless its canary has all the traffic."""
+    reason = serving_kept_out(connection, before, found)
+    if reason is None or before.previous is None:
+        return False
+    if rollout is not None and rollout.state.weight == FULL_SHARE:
+        return False
+    if not isinstance(decide(digest_of(connection, before.previous), workers_of(found)), Switch):
+        return False
+    after = replace(
+        switched(connection, before, before.previous),
+        previous=None,
+        changed_at_us=context.clock.now_us(),
+        changed_by=CONTROLLER,
+    )
+    facts = {"version": before.previous, "left": before.current, "reason": reason}
+    context.audit(connection, CONTROLLER, "rollback", before.name, **facts)
+    endpoints.change(connection, before, after)
+    revision = bump_revision(connection)
+    if rollout is not None and not rollout.deployment:
+        text = f"its stable {before.current} is in quarantine: {reason}"
+        rollout_controller.cancel(context, connection, rollout, CONTROLLER, text)
+        rollout_controller.begin_waiting(context, connection, after, revision)
+    return True
+
+
+def serving_kept_out(connection: Connection, endpoint: Endpoint, found: Sequence[Gateway]) -> str | None:
+    """Why a live gateway has the serving version in quarantine, if one has. Reports from before the endpoint's last change do not
+    count: each change gives the version another chance."""
+    if endpoint.current is None:
+        return None
+    said = workers_of(gateway for gateway in found if gateway.seen_at_us > endpoint.changed_at_us)
+    return kept_out(digest_of(connection, endpoint.current), said) if said else None
