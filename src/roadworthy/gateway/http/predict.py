@@ -412,8 +412,9 @@ class HttpSide:
         self.predict.end_parts(self.call, stream, error)
 
     def problem(self, error: RoadworthyError) -> bytes:
-        """See `StreamSide`."""
-        return self.predict.problem(self.call, error).body
+        """See `StreamSide`. The document has the status that the reply can no longer have."""
+        reply = self.predict.problem(self.call, error)
+        return b'{"status":%d,%b' % (reply.status, reply.body[1:])
 
     def fault(self, error: Exception) -> RoadworthyError:
         """See `StreamSide`."""
