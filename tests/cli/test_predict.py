@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from roadworthy.cli.main import run as run_command
+from roadworthy.cli.output import answers_of
 from tests.client.test_client import _alone, server
 from tests.client.test_streaming import END, EVENTS, PART
 
@@ -57,3 +58,9 @@ def test_rows_that_are_not_json(predict: Predict) -> None:
     status, out, error = predict("http://127.0.0.1:9", "[{age: 39}]")
     assert (status, out) == (2, "")
     assert "expected JSON, got '[{age: 39}]'" in error
+
+
+def test_inspect_and_describe_say_how_to_ask() -> None:
+    """Of a model that answers in parts; the line is left out for others."""
+    assert "--stream" in str(answers_of({"parts": True}))
+    assert answers_of({"inputs": []}) is None

@@ -246,6 +246,8 @@ def test_both_clients_read_parts_and_leave(serve: Callable[..., Served]) -> None
 def test_parts_come_as_events_as_lines_or_together(serve: Callable[..., Served], name: str) -> None:
     """By the caller's Accept; the record, one for each request, has all parts in the form of one answer."""
     served = serve(name)
+    about = httpx.get(served.url.removesuffix(":predict")).json()
+    assert (about["parts"], about["accept"]) == (True, ["text/event-stream", "application/jsonl", "application/x-ndjson"])
     reply = served.ask("say the quick fox", Accept="text/event-stream")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "text/event-stream")
     assert reply.headers["x-accel-buffering"] == "no"
