@@ -162,14 +162,25 @@ class ProcessBatcher:
     def send_waiting(self) -> None:
         """Send waiting requests, as far as the connections have room."""
         while len(self._queue):
-            link = min((link for link in self._links if link.has_room), key=lambda link: link.rows, default=None)
+            link = self._link_with_room()
             if link is None:
                 if self._barred is not None or self.refusal is not None:
                     self._queue.refuse(self._barred or self._refused)
+                elif self._in_parts and any(link.is_open for link in self._links):
+                    self._queue.refuse(_full)
                 return
             group = self._queue.next_group()
             if group:
                 link.send(group)
+
+    def _link_with_room(self) -> _Link | None:
+        """The least busy one. Streams that were given up before their first part make room."""
+        link = min((link for link in self._links if link.has_room), key=lambda link: link.rows, default=None)
+        if link is None and self._in_parts:
+            for each in self._links:
+                each.give_up()
+            link = next((link for link in self._links if link.has_room), None)
+        return link
 
     def look_soon(self) -> None:
         """Look for streams that were given up before their first part, again and again until each one under way has a part."""
@@ -618,6 +629,15 @@ def _settle(members: list[Member], outcomes: frames.Outcomes) -> None:
         else:
             fault = outcomes.faults[status - 1]
             request.settle(model_fault(fault.message, fault.code, fault.hint, fault.facts))
+
+
+def _full() -> RoadworthyError:
+    return Unavailable(
+        f"each runner of this version has {frames.MOST_STREAMS} answers in parts under way",
+        code="overloaded",
+        hint="try again with backoff, or raise the endpoint's placement.copies",
+        retry_after_s=1,
+    )
 
 
 def _died() -> RoadworthyError:
