@@ -12,8 +12,9 @@ import pytest
 
 import roadworthy as rw
 from roadworthy.client.calls import Item, Open, Read
-from roadworthy.client.connection import Body, Request
+from roadworthy.client.connection import Body, Connection, Request
 from roadworthy.client.streaming import EventReader, read_parts
+from roadworthy.settings import ClientSettings
 from tests.client.test_client import _alone, server
 
 __all__ = ["_alone", "server"]
@@ -131,12 +132,23 @@ def test_a_silent_server_is_given_up(server: Any, ask: Ask) -> None:
     assert (error.code, error.facts) == ("timed-out", {"parts": len(came)})
 
 
+def test_each_wait_has_its_own_timeout() -> None:
+    """Without one it is the client's, also after a short one for the first part."""
+    settings = ClientSettings(timeout_s=7.0)
+    answer = httpx.Response(200, content=PART + END, headers=EVENTS)
+    for between_s, expected in ((None, 7.0), (2.0, 2.0)):
+        connection = Connection("http://g", settings, "gateway")
+        connection._http = httpx.Client(base_url="http://g", transport=httpx.MockTransport(lambda _: answer))
+        body = connection.open(Request("gateway", "POST", "/", timeout_s=1.0), between_s)
+        assert body.between_s == body.reply.request.extensions["timeout"]["read"] == expected
+
+
 def test_comments_do_not_put_off_the_timeout_between_parts() -> None:
     """They show that the gateway is there; the caller asked for a part."""
-    steps = read_parts(Request("gateway", "POST", "/"), -1.0, None)
+    steps = read_parts(Request("gateway", "POST", "/"), None, None)
     assert isinstance(next(steps), Open)
-    reply = httpx.Response(200, headers=EVENTS, request=httpx.Request("POST", "http://g/"))
-    body = Body(reply, "gateway", None)
+    reply = httpx.Response(200, headers=EVENTS, request=httpx.Request("POST", "http://g/", extensions={"timeout": {}}))
+    body = Body(reply, "gateway", -1.0)
     assert isinstance(steps.send(body), Read)
     assert isinstance(steps.send(PART), Item)
     assert isinstance(next(steps), Read)

@@ -43,7 +43,7 @@ class Item(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Send a request; its reply is a body, to be read by `Read`. `between_s`: timeout of each read; None as of the request."""
+    """Send a request; its reply is a body, to be read by `Read`. `between_s`: timeout of each read; None for the client's."""
 
     request: Request
     between_s: float | None

@@ -88,6 +88,10 @@ class _Server:
             "trust_env": address.hostname not in _LOOPBACK,  # a proxy cannot reach loopback, and must not see the key
         }
 
+    def _timeout_s(self, given_s: float | None) -> float:
+        own_s: float = self._options["timeout"]
+        return own_s if given_s is None else given_s
+
     @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:
         """Translate httpx's errors into ours."""
@@ -126,16 +130,16 @@ class _Unread:
     """The body of a successful reply, read as it comes.
 
     Attributes:
-        reply: its head.
+        reply: its head. between_s: timeout of each read, in seconds.
         parts: how many parts of it have come, for the facts of errors.
     """
 
-    def __init__(self, reply: httpx.Response, what: str, between_s: float | None) -> None:
+    def __init__(self, reply: httpx.Response, what: str, between_s: float) -> None:
         self.reply = reply
+        self.between_s = between_s
         self.parts = 0
         self._what = what
-        if between_s is not None:
-            reply.request.extensions["timeout"]["read"] = between_s
+        reply.request.extensions["timeout"]["read"] = between_s
 
     @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:
@@ -168,7 +172,7 @@ class _Unread:
 class Body(_Unread):
     """A body that blocks while it is read."""
 
-    def __init__(self, reply: httpx.Response, what: str, between_s: float | None) -> None:
+    def __init__(self, reply: httpx.Response, what: str, between_s: float) -> None:
         super().__init__(reply, what, between_s)
         self._blocks = reply.iter_bytes()
 
@@ -189,7 +193,7 @@ class Body(_Unread):
 class AsyncBody(_Unread):
     """A body to be awaited."""
 
-    def __init__(self, reply: httpx.Response, what: str, between_s: float | None) -> None:
+    def __init__(self, reply: httpx.Response, what: str, between_s: float) -> None:
         super().__init__(reply, what, between_s)
         self._blocks = reply.aiter_bytes()
 
@@ -234,7 +238,7 @@ class Connection(_Server):
 
     def open(self, request: Request, between_s: float | None) -> Body:
         """Send a request and return the body of its successful reply unread. `between_s`: timeout of each read, in seconds; None
-        as of the request.
+        for that of the client.
 
         Raises:
             As `send`.
@@ -245,7 +249,7 @@ class Connection(_Server):
                 with contextlib.closing(reply):
                     reply.read()
                     self._checked(reply)
-        return Body(reply, self._what, between_s)
+        return Body(reply, self._what, self._timeout_s(between_s))
 
     def close(self) -> None:
         """Close the connections."""
@@ -282,7 +286,7 @@ class AsyncConnection(_Server):
                 async with contextlib.aclosing(reply):
                     await reply.aread()
                     self._checked(reply)
-        return AsyncBody(reply, self._what, between_s)
+        return AsyncBody(reply, self._what, self._timeout_s(between_s))
 
     async def close(self) -> None:
         """Close the connections."""

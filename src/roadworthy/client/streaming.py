@@ -97,7 +97,7 @@ def read_parts(request: Request, between_s: float | None, index: Any) -> Feed[Pr
             elif event == "error":
                 raise _ended_by(reply, _document(reply, data), body.parts)
             ended = ended or event == "end"
-        if body.parts == before and not ended and between_s is not None and time.monotonic() - since > between_s:
+        if body.parts == before and not ended and time.monotonic() - since > body.between_s:
             raise body.too_late()  # only comments have come, or a piece of a part
     if not ended:
         raise body.cut_short()
