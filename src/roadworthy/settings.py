@@ -101,6 +101,9 @@ class GatewaySettings:
     allowed_hosts: tuple[str, ...] | None = None
     """Hosts that the Host header may name, in addition to loopback and the address listened on (this machine's name, when the
     gateway listens on all addresses). "*" allows any host. Probes are answered for any host."""
+    default_endpoint: Annotated[str, _checked_endpoint] | None = None
+    """Endpoint that answers on paths without a name, such as MLflow's /invocations. None: the gateway's only endpoint, and none
+    while it has several."""
     access_log: bool = False
     """Whether to log each request."""
     golden_probe_s: Annotated[float, Bounds(0, 86_400)] = 30.0
@@ -328,6 +331,10 @@ def _checked_url(text: str) -> str:
 
 def _checked_gateway_name(text: str) -> str:
     return check_name(text, "gateway name")
+
+
+def _checked_endpoint(text: str) -> str:
+    return check_name(text, "endpoint name")
 
 
 def _checked_plugins(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -245,6 +245,34 @@ def test_several_endpoints_are_named(two: Any) -> None:
     assert two.client.get("/ping").status_code == 200
 
 
+def test_params_are_refused_with_what_the_model_takes() -> None:
+    """The error names them, bounded, and says which of them is a column."""
+    with pytest.raises(InvalidRequest) as caught:
+        read({"instances": VALUES, "params": {"temperature": 1, "x": 2}})
+    assert "got 'temperature', 'x'" in caught.value.message
+    assert (caught.value.hint or "").startswith("send 'x' as a column")
+    with pytest.raises(InvalidRequest) as caught:
+        read({"instances": VALUES, "params": {f"p{n}" * 100: n for n in range(1_000)}})
+    assert len(caught.value.message) < 300
+    with pytest.raises(InvalidRequest, match="no object"):
+        read({"instances": VALUES, "params": [1]})
+
+
+def test_a_setting_names_the_endpoint_of_paths_without_a_name(start_worker: Any, make_plan: Any) -> None:
+    """It answers among several, and no other endpoint does so in its place."""
+    plan = make_plan()
+    plan.endpoint("sum", [plan.package(1)])
+    plan.endpoint("other", [plan.package(2)])
+    worker = start_worker(plan, default_endpoint="sum").wait_ready()
+    ask = {"instances": [[1, 2, 3]]}
+    assert worker.client.post("/invocations", json=ask).json() == {"predictions": [6.0]}
+    alone = make_plan()
+    alone.endpoint("other", [alone.package(2)])
+    reply = start_worker(alone, default_endpoint="sum").wait_ready().client.post("/invocations", json=ask)
+    assert (reply.status_code, reply.json()["code"]) == (404, "endpoint-not-named")
+    assert "the default endpoint is not on this gateway" in reply.json()["error"]
+
+
 @pytest.fixture(scope="module")
 def mlflow() -> Foreign:
     """An environment with MLflow's clients."""

@@ -12,7 +12,8 @@ from roadworthy.runtime.manager import Version
 from roadworthy.runtime.pending import Answer
 from roadworthy.runtime.placement import PROCESS, Placed
 from roadworthy.serving.metrics import executing, open_worker_metrics, read_totals
-from roadworthy.serving.rollout.assignment import Mirror, RolloutCounters
+from roadworthy.serving.rollout.assignment import Mirror
+from roadworthy.serving.rollout.judging import RolloutCounters
 from tests.conftest import SUM
 from tests.runtime.runners.isolated.runners import Caller, StartRunner, play, rows, start_runner
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx_sse
 import pandas as pd
 import pytest
 
@@ -202,10 +203,51 @@ def part(word: str) -> tuple[str, Any]:
     return "message", {"predictions": [word]}
 
 
+def test_other_peoples_readers_of_events(serve: Callable[..., Served]) -> None:
+    """httpx-sse finds the parts, the end and the error."""
+    served = serve()
+    with httpx.Client(timeout=DEADLINE_S) as client:
+        for prompt, last in (("say a b", "end"), ("late a b", "error")):
+            asked = {"instances": [[prompt]]}
+            with httpx_sse.connect_sse(client, "POST", served.url, json=asked) as source:
+                found = [(event.event, event.json()) for event in source.iter_sse()]
+            assert found[:2] == [part("a"), part("b")]
+            assert [event for event, _ in found[2:]] == [last]
+    assert found[2][1]["code"] == "model-failed"
+
+
+def test_both_clients_read_parts_and_leave(serve: Callable[..., Served]) -> None:
+    """A block that is left, or `close`, ends the generator; an error comes after the parts; `predict` has all of them."""
+    served = serve()
+    url = served.url.partition("/v1")[0]
+
+    async def leave() -> None:
+        async with rw.AsyncClient(url) as client:
+            async with client.stream("say", [["endless async"]]) as parts:
+                assert (await anext(parts)).predictions == ["async"]
+            found = [part.predictions async for part in client.stream("say", [["say a b"]])]
+            assert found == [["a"], ["b"]]
+
+    with rw.Client(url) as client:
+        left = client.stream("say", [["endless blocking"]])
+        assert next(left).predictions == ["blocking"]
+        left.close()
+        with pytest.raises(rw.ModelFault) as fault:
+            list(client.stream("say", [["late a b"]]))
+        assert (fault.value.code, fault.value.facts["parts"], fault.value.facts["status"]) == ("model-failed", 2, 500)
+        with pytest.raises(rw.ModelFault, match="without a part"):
+            next(client.stream("say", [["none"]]))
+        assert client.predict("say", [["say a b"]]).predictions == ["a", "b"]
+    asyncio.run(leave())
+    eventually(lambda: {line.split()[-1] for line in served.notes().splitlines()} == {"blocking", "async"}, "both are closed")
+
+
 @pytest.mark.parametrize("name", ["speaking", "async-speaking"])
 def test_parts_come_as_events_as_lines_or_together(serve: Callable[..., Served], name: str) -> None:
     """By the caller's Accept; the record, one for each request, has all parts in the form of one answer."""
     served = serve(name)
+    about = httpx.get(served.url.removesuffix(":predict")).json()
+    assert (about["parts"], about["accept"]) == (True, ["text/event-stream", "application/jsonl", "application/x-ndjson"])
     reply = served.ask("say the quick fox", Accept="text/event-stream")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "text/event-stream")
     assert reply.headers["x-accel-buffering"] == "no"

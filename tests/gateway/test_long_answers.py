@@ -41,6 +41,7 @@ from roadworthy.schema.signature import Container, Field, Signature
 from roadworthy.serving.pipeline import Instruments
 from roadworthy.serving.split import Split
 from tests.schema.conftest import _batches
+from tests.serving.test_streaming import Counts
 from tests.waiting import HandClock, soon
 
 ROWS = 20_000
@@ -322,10 +323,13 @@ class Edge:
     inside: int = 0
     in_flight: int = 0
     batcher: Batcher | None = None
+    streams: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         self.scheduler = StepScheduler(asyncio.get_running_loop())
-        cells = SimpleNamespace(in_flight=SimpleNamespace(add=self._fly), observe=lambda code, *_: self.codes.append(code))
+        cells = SimpleNamespace(
+            in_flight=SimpleNamespace(add=self._fly), observe=lambda code, *_: self.codes.append(code), streams=self.streams
+        )
         version = SimpleNamespace(leases=self.leases, digest="d", runtime="r")
         variant = SimpleNamespace(
             version=version,

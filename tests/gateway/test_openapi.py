@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from roadworthy.client.streaming import EventReader
 from roadworthy.codecs.openapi import MOST_COLUMNS, described, document
 from roadworthy.codecs.predict_json import PredictJson
 from roadworthy.codecs.protocol import protocols
@@ -112,6 +113,11 @@ def test_an_endpoint_that_answers_in_parts_says_how() -> None:
     assert kinds < replies["/endpoints/e/invocations"].keys()
     assert not kinds & replies["/v2/models/e/infer"].keys()
     assert replies["/v1/models/e:predict"]["application/json"]["example"] == {"predictions": [1.0, 2.0, 3.0]}
+    events = replies["/v1/models/e:predict"]["text/event-stream"]["example"]
+    assert [json.loads(data) for _, data in EventReader().feed(events.encode())] == [
+        *({"predictions": [number]} for number in (1.0, 2.0, 3.0)),
+        {"parts": 3},
+    ]
     whole = document_of(Signature(FIELDS[1:2], FIELDS[:1]))
     assert not kinds & whole["paths"]["/v1/models/e:predict"]["post"]["responses"]["200"]["content"].keys()
 

@@ -34,6 +34,7 @@ from roadworthy.serving.streaming import StreamDeadlines, StreamedAnswer
 from tests.gateway.test_long_answers import Edge, numbers
 from tests.gateway.test_long_answers import play as play_edge
 from tests.runtime.test_parts import Source
+from tests.serving.test_streaming import Counts
 from tests.waiting import soon
 
 LATER_S = 1e9
@@ -95,7 +96,7 @@ def play(act: Callable[[HttpStream, Parts, Side], None], first: float = 1) -> Si
     async def main() -> Side:
         side, rest = Side(), Parts(Source())
         stream = HttpStream(EVENTS, encode, side)
-        stream.run(Answer(part(first), 0, 1, rest=rest), StreamDeadlines(0.0, LATER_S))
+        stream.run(Answer(part(first), 0, 1, rest=rest), StreamDeadlines(0.0, LATER_S), Counts())
         act(stream, rest, side)
         stream.close()
         return side
@@ -244,6 +245,7 @@ def test_an_answer_that_is_too_large_ends_its_deadlines() -> None:
         assert (edge.codes, source.cancelled, call.writing) == (["answer-too-large"], 1, None)
         assert collecting._alarm is None
         assert edge.rest() == (0, 0, 0, 0)
+        assert (edge.streams.open, edge.streams.ends) == (0, ["failed"])
 
     play_edge(scene)
 

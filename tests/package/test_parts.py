@@ -112,12 +112,18 @@ def too_large(_rows: Any) -> Iterator[str]:
     yield "x" * (2 << 20)
 
 
+def too_much(_rows: Any) -> Iterator[str]:
+    """More than golden probes can collect, in parts that runners do send."""
+    yield from ["x" * (1 << 19)] * 33
+
+
 BAD: dict[str, Callable[..., Any]] = {
     "no-parts": nothing,
     "too-many-parts": endless,
     "answers-length": two_rows,
     "not-deterministic": counting,
     "part-too-large": too_large,
+    "answer-too-large": too_much,
     "model-fails-on-sample": raising,
 }
 

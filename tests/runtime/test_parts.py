@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
-from roadworthy.runtime.collected import MOST_BYTES, Collected
+from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.parts import GRANT_BYTES, GRANT_PARTS, TOGETHER_BYTES, Parts
 from roadworthy.runtime.pending import Answer, Outcome
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
-from roadworthy.schema.signature import Field
+from roadworthy.schema.signature import MAX_ANSWER_BYTES, Field
 
 LAYOUT = Layout((Field("y", DType.FLOAT64),))
 FAULT = ModelFault("it failed", code="model-failed")
@@ -171,7 +171,7 @@ def test_collected_parts_are_one_answer() -> None:
     assert (answer.source, answer.notes, answer.rest) == ("version", ((b"a", b"b"),), None)
 
 
-@pytest.mark.parametrize("values", [[3.0, 4.0], [0.0] * (MOST_BYTES // 8)], ids=["rows", "bytes"])
+@pytest.mark.parametrize("values", [[3.0, 4.0], [0.0] * (MAX_ANSWER_BYTES // 8)], ids=["rows", "bytes"])
 def test_collecting_is_bounded(values: list[float]) -> None:
     """Beyond the bound the stream is stopped, with one error."""
     parts, source, outcomes = collected(3 if len(values) == 2 else 10**9)

@@ -38,11 +38,12 @@ from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
 from roadworthy.serving.metrics import executing, open_worker_metrics, read_totals
-from roadworthy.serving.rollout import assignment
 from roadworthy.serving.rollout import counters as evidence
+from roadworthy.serving.rollout import judging
 from roadworthy.serving.rollout import outputs as watched
-from roadworthy.serving.rollout.assignment import ATTEMPT_HEADER, RolloutAssignment, RolloutCounters, seen_of
+from roadworthy.serving.rollout.assignment import ATTEMPT_HEADER, RolloutAssignment
 from roadworthy.serving.rollout.counters import EvidenceCells
+from roadworthy.serving.rollout.judging import RolloutCounters, seen_of
 from roadworthy.serving.rollout.outputs import OutputCounters
 from roadworthy.serving.split import Split, sticky_key, unit_hash
 from roadworthy.signals.discovery import signal_named
@@ -403,7 +404,7 @@ class Unbound(PairSignal):
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The three signals above, as if a plug-in had them."""
     known = {"odd": Odd(), "rows": Rows(), "unbound": Unbound()}
-    monkeypatch.setattr(assignment, "signal_named", lambda name: known.get(name) or signal_named(name))
+    monkeypatch.setattr(judging, "signal_named", lambda name: known.get(name) or signal_named(name))
 
 
 @pytest.mark.usefixtures("planted")

@@ -17,7 +17,8 @@ from roadworthy.contract.snapshot import EndpointEntry, PackageEntry, Snapshot, 
 from roadworthy.contract.telemetry import READY, VersionState, WorkerReport
 from roadworthy.foundation.slab import GAUGE, SlabReader, create_slab
 from roadworthy.runtime.queue.run_times import RunTimes
-from roadworthy.serving.metrics import BUCKETS_S, Bound, executing, open_worker_metrics, read_totals, suspects
+from roadworthy.serving.histogram import BUCKETS_S
+from roadworthy.serving.metrics import Bound, executing, open_worker_metrics, read_totals, suspects
 
 DIGEST = "sha256:" + "a" * 64
 NOTHING = AgentFacts(None, (), None, 0)
@@ -183,6 +184,41 @@ def test_gauges_and_refusals(slab: Path) -> None:
     assert samples["roadworthy_queue_requests{endpoint=flights}"] == 3
     assert samples["roadworthy_refused_total{endpoint=,code=not-found}"] == 1
     assert samples["roadworthy_records_lost_total{}"] == 5
+
+
+def test_streams_are_counted_for_those_who_have_them(slab: Path) -> None:
+    """By version over workers and generations, also when a generation makes room; a version without streams takes none."""
+    metrics = open_worker_metrics(slab, 0)
+    metrics.bind("plain", 1, "m:1", DIGEST).observe("ok", 0.1, 1)
+    assert not [name for name in scrape(slab) if "stream" in name]
+    streams = metrics.bind("e", 1, "m:1", DIGEST).streams
+    for reason in ("finished", "caller-gone", None):
+        streams.begun(0.2)
+        streams.more(1, 0.002)
+        if reason is not None:
+            streams.ended(reason)
+    metrics._fold()
+    streams.more(1, 99.0)
+    metrics.bind("e", 2, "m:1", DIGEST).streams.begun(0.2)
+    metrics._fold()
+    streams.ended("deadline")
+    samples = scrape(slab)
+
+    def of(name: str, more: str = "") -> float:
+        return sum(
+            value
+            for found, value in samples.items()
+            if found.startswith(f"roadworthy_stream{name}{{endpoint=e") and more in found
+        )
+
+    assert (of("s_open"), of("_parts_total"), of("_first_part_seconds_count"), of("_between_parts_seconds_count")) == (1, 8, 4, 4)
+    assert of("_between_parts_seconds_bucket", "le=10.0") == 3
+    assert [of("s_ended_total", f"reason={reason}") for reason in ("finished", "caller-gone", "deadline", "failed")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
 
 
 def test_workers_know_whether_another_is_ready(slab: Path) -> None:

@@ -17,6 +17,7 @@ from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.schema.batch import Batch, Block, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
+from roadworthy.serving.stream_metrics import StreamMetrics
 from roadworthy.serving.streaming import StreamDeadlines, StreamedAnswer
 from tests.runtime.test_parts import Sink as PlainSink
 from tests.runtime.test_parts import Source
@@ -35,6 +36,30 @@ class Sink(PlainSink):
         """See `Sink`."""
 
 
+class Counts(StreamMetrics):
+    """What was counted of streams."""
+
+    def __init__(self) -> None:
+        self.open = self.parts = 0
+        self.ends: list[str] = []
+
+    def begun(self, seconds: float) -> None:
+        """See `StreamMetrics`."""
+        assert seconds >= 0
+        self.open += 1
+        self.parts += 1
+
+    def part(self, seconds: float) -> None:
+        """See `StreamMetrics`."""
+        assert seconds >= 0
+        self.parts += 1
+
+    def ended(self, reason: str) -> None:
+        """See `StreamMetrics`."""
+        self.open -= 1
+        self.ends.append(reason)
+
+
 class Case:
     """One answer on its way, with what those who watch it learned."""
 
@@ -45,7 +70,8 @@ class Case:
         self.rest = Parts(self.source)
         self.rest.watch(self.blamed.append)
         deadlines = StreamDeadlines(now, now + whole_s, own, between_s)
-        self.stream = StreamedAnswer(Answer(PART, 0, 1, rest=self.rest), self.sink, deadlines)
+        self.counts = Counts()
+        self.stream = StreamedAnswer(Answer(PART, 0, 1, rest=self.rest), self.sink, deadlines, self.counts)
         self.stream.begin()
 
     async def ended(self) -> str:
@@ -98,6 +124,7 @@ def test_time_between_parts_counts_while_a_part_is_wanted() -> None:
         one.sink.room = 1_000
         one.stream.resume()
         assert await one.ended() == "part-too-late"
+        assert one.counts.ends == ["deadline"]
         assert [error is not None for error in one.blamed] == [True]
 
     run(case)
@@ -113,6 +140,10 @@ def test_parts_in_time_end_well() -> None:
         one.rest.end()
         assert (one.sink.taken, one.sink.ends, one.blamed) == ([1.0] * 3, [None], [None])
         assert one.stream._alarm is None
+        assert (one.counts.open, one.counts.parts, one.counts.ends) == (0, 3, ["finished"])
+        failed = Case()
+        failed.rest.end(FAULT)
+        assert failed.counts.ends == ["failed"]
 
     run(case)
 
@@ -122,8 +153,9 @@ def test_a_caller_that_leaves_blames_no_one() -> None:
 
     async def case() -> None:
         one = Case()
-        one.stream.cancel()
-        one.stream.cancel()
+        one.stream.close()
+        one.stream.close()
+        assert (one.counts.open, one.counts.parts, one.counts.ends) == (0, 1, ["caller-gone"])
         assert (one.sink.ends, one.blamed, one.source.cancelled) == ([], [None], 1)
 
     run(case)
@@ -134,8 +166,10 @@ def test_an_answer_without_further_parts_is_one_part() -> None:
 
     async def case() -> None:
         sink = Sink()
-        StreamedAnswer(Answer(PART, 0, 1), sink, StreamDeadlines(0.0, LONG_S)).begin()
+        counts = Counts()
+        StreamedAnswer(Answer(PART, 0, 1), sink, StreamDeadlines(0.0, LONG_S), counts).begin()
         assert (sink.taken, sink.ends) == ([1.0], [None])
+        assert (counts.open, counts.parts, counts.ends) == (0, 1, ["finished"])
 
     run(case)
 

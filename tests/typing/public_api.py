@@ -5,12 +5,12 @@ A change of a type that callers see fails here first: change this file on purpos
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
 import roadworthy as rw
 from roadworthy.client import FeedbackReply, KnownLater
+from roadworthy.client.calls import AsyncItems, Items
 from roadworthy.client.rollouts import AsyncRollouts, Rollouts
 from roadworthy.client.webhooks import AsyncWebhooks, Webhooks
 from roadworthy.contract.api.endpoints import Endpoint
@@ -60,6 +60,9 @@ def asking(rows: Any) -> None:
         assert_type(answer.fallback, str)
         assert_type(answer.cache_status, str)
         assert_type(len(answer), int)
+        with client.stream("words", rows, first_part_s=1.0, between_s=1.0) as parts:
+            assert_type(parts, Items[rw.Prediction])
+            assert_type(next(parts), rw.Prediction)
     rw.Client("http://127.0.0.1:8080", "k")  # type: ignore[call-arg]  # the key is given by name
 
 
@@ -75,7 +78,7 @@ def managing(client: rw.Client) -> None:
     assert_type(client.rollouts, Rollouts)
     assert_type(client.rollouts.start("flights", "flights:2", {}, supersede=True), StartedRollout)
     assert_type(client.rollouts.abort("flights"), CommandedRollout | NoRollout)
-    assert_type(client.rollouts.watch("flights"), Iterator[Rollout])
+    assert_type(client.rollouts.watch("flights"), Items[Rollout])
     assert_type(client.webhooks, Webhooks)
     assert_type(client.webhooks.list(), list[Webhook])
     assert_type(client.feedback("flights", KnownLater(prediction_id="p", correct=True)), FeedbackReply)
@@ -91,12 +94,15 @@ async def awaiting(client: rw.AsyncClient) -> None:
     async with rw.AsyncClient("http://127.0.0.1:8080", key="k", timeout_s=1.0) as made:
         assert_type(made, rw.AsyncClient)
     assert_type((await client.predict("flights", [[1]], timeout_s=1.0)).id, str)
+    async with client.stream("words", [[1]]) as parts:
+        assert_type(parts, AsyncItems[rw.Prediction])
+        assert_type(await anext(parts), rw.Prediction)
     assert_type(await client.push("m.rw", allow_code="sha256:0"), Version)
     changed = await client.deploy("flights:2", "flights", policy={"timeout_ms": 500})
     assert_type(await client.wait(changed, timeout_s=5.0), Endpoint)
     assert_type(await client.endpoints(), list[Endpoint])
     assert_type(client.rollouts, AsyncRollouts)
-    assert_type(client.rollouts.watch("flights"), AsyncIterator[Rollout])
+    assert_type(client.rollouts.watch("flights"), AsyncItems[Rollout])
     assert_type(await client.rollouts.start("flights", "flights:2", {}, supersede=True), StartedRollout)
     assert_type(client.webhooks, AsyncWebhooks)
     assert_type(await client.webhooks.list(), list[Webhook])

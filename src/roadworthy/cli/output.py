@@ -45,6 +45,11 @@ def facts(pairs: Mapping[str, object]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown.items())
 
 
+def answers_of(signature: Mapping[str, Any]) -> str | None:
+    """How a model with this signature answers; None for all rows at once."""
+    return "in parts: ask with `roadworthy predict … --stream`, or Accept: text/event-stream" if signature.get("parts") else None
+
+
 def short(digest: str | None) -> str:
     """The first twelve hexadecimal digits of a digest."""
     return (digest or "-").removeprefix("sha256:")[:12]

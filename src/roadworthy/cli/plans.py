@@ -111,6 +111,7 @@ def worker_options(settings: Settings) -> dict[str, Any]:
         "threads": gateway.threads,
         "allowed_hosts": known_hosts(gateway.host, gateway.allowed_hosts),
         "log_level": settings.log.level,
+        "default_endpoint": gateway.default_endpoint,
         "access_log": gateway.access_log,
         "golden_probe_s": gateway.golden_probe_s or None,
         "memory_close_share": gateway.memory_close_share,

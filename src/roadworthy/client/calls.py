@@ -1,8 +1,8 @@
 """Calls of the client, each described once, and the two ways to make them: `Client` blocks, `AsyncClient` awaits.
 
 A call is a generator. It yields requests and pauses, is sent the replies, and returns the call's value; a feed also yields
-items. The decorators `call` and `feed` make a method of it that returns the value in a client that blocks, and something to await
-in one that does not.
+items, and may read the body of a reply as it comes. The decorators `call` and `feed` make a method of it: in a client that
+blocks it returns the value, or an iterator of the items; in one that does not, something to await.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import httpx
 import msgspec
@@ -41,8 +41,63 @@ class Item(Generic[T]):
     value: T
 
 
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Send a request; its reply is a body, to be read by `Read`. `between_s`: timeout of each read; None for the client's."""
+
+    request: Request
+    between_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the next bytes of a body; b"" is its end."""
+
+    body: Any
+
+
 Call = Generator[Request | Pause, httpx.Response, R]
-Feed = Generator[Request | Pause | Item[T], httpx.Response, None]
+Feed = Generator[Request | Pause | Open | Read | Item[T], Any, None]
+
+
+class Items(Iterator[T]):
+    """Items as they come. A context manager, which closes them: the server gives up the items that were not read."""
+
+    def __init__(self, steps: Generator[T, None, None]) -> None:
+        self._steps = steps
+
+    def __next__(self) -> T:
+        return next(self._steps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no further items."""
+        self._steps.close()
+
+
+class AsyncItems(AsyncIterator[T]):
+    """As `Items`, to be awaited: `async for`, `async with`."""
+
+    def __init__(self, steps: AsyncGenerator[T, None]) -> None:
+        self._steps = steps
+
+    async def __anext__(self) -> T:
+        return await anext(self._steps)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Read no further items."""
+        await self._steps.aclose()
 
 
 class _Transport:
@@ -78,23 +133,36 @@ class Blocking(_Transport):
             value: R = end.value
             return value
 
-    def follow(self, steps: Feed[T]) -> Iterator[T]:
+    def follow(self, steps: Feed[T]) -> Items[T]:
         """Make a call that yields items."""
+        return Items(self._follow(steps))
+
+    def _follow(self, steps: Feed[T]) -> Generator[T, None, None]:
         reply: Any = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration:
-                return
-            if isinstance(step, Item):
-                yield step.value
-                reply = None
-            else:
-                reply = self._take(step)
+        bodies: list[Any] = []
+        try:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                if isinstance(step, Item):
+                    yield step.value
+                    reply = None
+                elif isinstance(step, Open):
+                    reply = self.connection(step.request.server).open(step.request, step.between_s)
+                    bodies.append(reply)
+                else:
+                    reply = self._take(step)
+        finally:
+            for body in bodies:
+                body.close()
 
     def _take(self, step: Any) -> Any:
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
+        if isinstance(step, Read):
+            return step.body.read()
         return self.connection(step.server).send(step)
 
     def close(self) -> None:
@@ -118,23 +186,36 @@ class Awaiting(_Transport):
             value: R = end.value
             return value
 
-    async def follow(self, steps: Feed[T]) -> AsyncIterator[T]:
+    def follow(self, steps: Feed[T]) -> AsyncItems[T]:
         """Make a call that yields items."""
+        return AsyncItems(self._follow(steps))
+
+    async def _follow(self, steps: Feed[T]) -> AsyncGenerator[T, None]:
         reply: Any = None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration:
-                return
-            if isinstance(step, Item):
-                yield step.value
-                reply = None
-            else:
-                reply = await self._take(step)
+        bodies: list[Any] = []
+        try:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                if isinstance(step, Item):
+                    yield step.value
+                    reply = None
+                elif isinstance(step, Open):
+                    reply = await self.connection(step.request.server).open(step.request, step.between_s)
+                    bodies.append(reply)
+                else:
+                    reply = await self._take(step)
+        finally:
+            for body in bodies:
+                await body.close()
 
     async def _take(self, step: Any) -> Any:
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
+        if isinstance(step, Read):
+            return await step.body.read()
         return await self.connection(step.server).send(step)
 
     async def close(self) -> None:
@@ -183,9 +264,9 @@ class feed(Generic[P, T]):  # noqa: N801  (a decorator)
     @overload
     def __get__(self, owner: None, kind: type[Any]) -> Callable[..., Any]: ...
     @overload
-    def __get__(self, owner: Synchronous, kind: type[Any]) -> Callable[P, Iterator[T]]: ...
+    def __get__(self, owner: Synchronous, kind: type[Any]) -> Callable[P, Items[T]]: ...
     @overload
-    def __get__(self, owner: Asynchronous, kind: type[Any]) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(self, owner: Asynchronous, kind: type[Any]) -> Callable[P, AsyncItems[T]]: ...
     def __get__(self, owner: Any, kind: type[Any]) -> Any:
         """The description of the class, or the method of the client."""
         return self._describe if owner is None else _method(owner, self._describe, owner.transport.follow)

@@ -14,13 +14,28 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
-from roadworthy.client.calls import CONTROL, GATEWAY, Asynchronous, Awaiting, Blocking, Call, Synchronous, ask, call, every, read
-from roadworthy.client.connection import Request, document_of, unexpected_reply
+from roadworthy.client.calls import (
+    CONTROL,
+    GATEWAY,
+    Asynchronous,
+    Awaiting,
+    Blocking,
+    Call,
+    Feed,
+    Synchronous,
+    ask,
+    call,
+    every,
+    feed,
+    read,
+)
+from roadworthy.client.connection import Request, document_of
 from roadworthy.client.deployments import Progress, wait_until_serving
 from roadworthy.client.feedback import KnownLater, items_of, send_feedback
 from roadworthy.client.instances import encode_body
 from roadworthy.client.prediction import Prediction
 from roadworthy.client.rollouts import AsyncRollouts, Rollouts
+from roadworthy.client.streaming import EVENTS, index_of, read_parts, read_prediction
 from roadworthy.client.webhooks import AsyncWebhooks, Webhooks
 from roadworthy.contract.api import endpoints, keys, registry, system
 from roadworthy.contract.api.endpoints import Deployment, Endpoint, Predictions
@@ -78,20 +93,43 @@ class ClientCalls:
             InvalidInput: the rows do not fit the signature; facts["fields"] names the fields.
             NotFound, Unauthenticated, Forbidden, Unavailable, DeadlineExceeded, ModelFault, ClientError: see each class.
         """
-        reply = yield Request(
-            GATEWAY,
-            "POST",
-            f"/v1/models/{quote(endpoint, safe='')}:predict",
-            content=encode_body(data),
-            headers={**(headers or {}), "Content-Type": "application/json"},
-            timeout_s=timeout_s,
-        )
-        predictions = document_of(reply, GATEWAY).get("predictions")
-        if not isinstance(predictions, list):
-            raise unexpected_reply(reply, GATEWAY)
-        index = data.index if type(data).__module__.startswith("pandas") else None
-        named = {name: reply.headers.get(header, "") for name, header in _HEADERS.items()}
-        return Prediction(predictions, **named, index=index)
+        reply = yield _asking(endpoint, data, headers, timeout_s)
+        return read_prediction(reply, document_of(reply, GATEWAY), index_of(data))
+
+    @feed
+    def stream(
+        self,
+        endpoint: str,
+        data: Any,
+        *,
+        first_part_s: float | None = None,
+        between_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Feed[Prediction]:
+        """Request an answer in parts, and iterate over the parts as they come. The first part that is read sends the request.
+
+        with client.stream("words", [["one two"]]) as parts:
+            for part in parts:
+                print(part.predictions)
+
+        The `with` ends the request when the block is left, however it is left: then the gateway closes the model's generator. A
+        model that answers at once gives one part.
+
+        Args:
+            endpoint, data: as for `predict`.
+            first_part_s: timeout for the first part, in seconds; None: the client's timeout.
+            between_s: timeout for each further part, in seconds, noticed up to 15 s late; None: the client's timeout.
+            headers: additional headers. "Request-Timeout-Ms" bounds the whole answer.
+
+        Yields:
+            Each part, with one value per row.
+
+        Raises:
+            RoadworthyError: as for `predict`. After the first part: the error that ended the answer, or ClientError "timed-out"
+                or "answer-cut-short"; facts["parts"] is the number of parts that came.
+        """
+        asked = _asking(endpoint, data, {**(headers or {}), "Accept": EVENTS}, first_part_s)
+        return read_parts(asked, between_s, index_of(data))
 
     @call
     def endpoint_signature(self, endpoint: str) -> Call[dict[str, Any]]:
@@ -392,15 +430,15 @@ class AsyncClient(Asynchronous, ClientCalls):
         return AsyncWebhooks(self.transport)
 
 
-_HEADERS = {
-    "id": "roadworthy-prediction-id",
-    "version": "roadworthy-version",
-    "digest": "roadworthy-digest",
-    "runtime": "roadworthy-runtime",
-    "request_id": "x-request-id",
-    "fallback": "roadworthy-fallback",
-    "cache_status": "cache-status",
-}
+def _asking(endpoint: str, data: Any, headers: Mapping[str, str] | None, timeout_s: float | None) -> Request:
+    return Request(
+        GATEWAY,
+        "POST",
+        f"/v1/models/{quote(endpoint, safe='')}:predict",
+        content=encode_body(data),
+        headers={**(headers or {}), "Content-Type": "application/json"},
+        timeout_s=timeout_s,
+    )
 
 
 def _names(reference: str) -> dict[str, str | int]:

@@ -5,9 +5,9 @@ No request is repeated. A key goes only to the address that it was given for, an
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,7 +88,11 @@ class _Server:
             "trust_env": address.hostname not in _LOOPBACK,  # a proxy cannot reach loopback, and must not see the key
         }
 
-    @contextmanager
+    def _timeout_s(self, given_s: float | None) -> float:
+        own_s: float = self._options["timeout"]
+        return own_s if given_s is None else given_s
+
+    @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:
         """Translate httpx's errors into ours."""
         try:
@@ -122,6 +126,87 @@ class _Server:
         raise error_from(document, reply.status_code, _seconds(reply.headers.get("retry-after")))
 
 
+class _Unread:
+    """The body of a successful reply, read as it comes.
+
+    Attributes:
+        reply: its head. between_s: timeout of each read, in seconds.
+        parts: how many parts of it have come, for the facts of errors.
+    """
+
+    def __init__(self, reply: httpx.Response, what: str, between_s: float) -> None:
+        self.reply = reply
+        self.between_s = between_s
+        self.parts = 0
+        self._what = what
+        reply.request.extensions["timeout"]["read"] = between_s
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise self.too_late() from error
+        except httpx.HTTPError as error:
+            raise self.cut_short() from error
+
+    def too_late(self) -> ClientError:
+        """The error for a part that does not come in time."""
+        return ClientError(
+            f"the {self._what} did not send the next part in time",
+            code="timed-out",
+            hint="raise between_s, or check whether the model still works",
+            facts={"parts": self.parts},
+        )
+
+    def cut_short(self) -> ClientError:
+        """The error for a body without its end."""
+        return ClientError(
+            "the connection closed before the answer had ended",
+            code="answer-cut-short",
+            hint="ask again; a proxy on the way may close idle connections",
+            facts={"parts": self.parts},
+        )
+
+
+class Body(_Unread):
+    """A body that blocks while it is read."""
+
+    def __init__(self, reply: httpx.Response, what: str, between_s: float) -> None:
+        super().__init__(reply, what, between_s)
+        self._blocks = reply.iter_bytes()
+
+    def read(self) -> bytes:
+        """The next bytes; b"" at the end.
+
+        Raises:
+            ClientError: code "timed-out" or "answer-cut-short".
+        """
+        with self._translating():
+            return next(self._blocks, b"")
+
+    def close(self) -> None:
+        """Read no further: the server gives up what it has not sent."""
+        self.reply.close()
+
+
+class AsyncBody(_Unread):
+    """A body to be awaited."""
+
+    def __init__(self, reply: httpx.Response, what: str, between_s: float) -> None:
+        super().__init__(reply, what, between_s)
+        self._blocks = reply.aiter_bytes()
+
+    async def read(self) -> bytes:
+        """As `Body.read`."""
+        with self._translating():
+            return await anext(self._blocks, b"")
+
+    async def close(self) -> None:
+        """As `Body.close`."""
+        await self.reply.aclose()
+
+
 class Connection(_Server):
     """Keep-alive connections to one address that block.
 
@@ -151,6 +236,21 @@ class Connection(_Server):
                 request.sink(block)
             return reply
 
+    def open(self, request: Request, between_s: float | None) -> Body:
+        """Send a request and return the body of its successful reply unread. `between_s`: timeout of each read, in seconds; None
+        for that of the client.
+
+        Raises:
+            As `send`.
+        """
+        with self._translating():
+            reply = self._http.send(self._http.build_request(request.method, request.path, **request.options()), stream=True)
+            if not reply.is_success:
+                with contextlib.closing(reply):
+                    reply.read()
+                    self._checked(reply)
+        return Body(reply, self._what, self._timeout_s(between_s))
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -176,6 +276,17 @@ class AsyncConnection(_Server):
                 async for block in reply.aiter_bytes():
                     request.sink(block)
                 return reply
+
+    async def open(self, request: Request, between_s: float | None) -> AsyncBody:
+        """As `Connection.open`."""
+        with self._translating():
+            asked = self._http.build_request(request.method, request.path, **request.options())
+            reply = await self._http.send(asked, stream=True)
+            if not reply.is_success:
+                async with contextlib.aclosing(reply):
+                    await reply.aread()
+                    self._checked(reply)
+        return AsyncBody(reply, self._what, self._timeout_s(between_s))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -235,7 +346,17 @@ def error_from(document: Mapping[str, Any], status: int, retry_after_s: float | 
 
 _REFUSALS = frozenset({"code-not-allowed", "python-mismatch", "requirement-mismatch", "unknown-runtime", "unknown-framework"})
 _DAMAGES = frozenset({"not-a-package", "package-damaged", "package-format-newer", "signature-invalid", "unsafe-name"})
-_FAULTS = frozenset({"wrong-output-count", "wrong-output-type", "model-failed"})
+_FAULTS = frozenset(
+    {
+        "answer-too-large",
+        "model-failed",
+        "no-parts",
+        "non-finite-output",
+        "part-too-large",
+        "wrong-output-count",
+        "wrong-output-type",
+    }
+)
 
 
 def _by_family(code: str) -> type[RoadworthyError] | None:

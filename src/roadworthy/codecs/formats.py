@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from roadworthy.codecs.answers import Answers
-from roadworthy.codecs.codec import BoundProtocol, Codec, Headers, write_spec
+from roadworthy.codecs.codec import BoundProtocol, Codec, Headers, StreamForm, write_spec
 from roadworthy.codecs.discovery import codecs, forms
 from roadworthy.codecs.openapi import ANSWERS, Described, Fragment, json_object, operation, with_example
 from roadworthy.codecs.protocol import Page
@@ -111,6 +113,13 @@ def answers(about: Described) -> dict[str, Fragment]:
     json = with_example(schema, {"predictions": about.predictions}, there=about.predictions)
     others: dict[str, Fragment] = {form.media_type.decode(): {"schema": {"type": "string"}} for form in forms()}
     if about.signature.parts:
-        parts = {"type": "string", "description": "The parts of the answer as they come."}
-        others |= {form.media_type.decode(): {"schema": parts} for form in STREAM_FORMS}
+        others |= {form.media_type.decode(): _described_parts(form, about.predictions) for form in STREAM_FORMS}
     return {"application/json": json, **others}
+
+
+def _described_parts(form: StreamForm, predictions: Sequence[Any]) -> Fragment:
+    """The media type object of an answer in parts; in the example, each prediction is a part."""
+    text = 'Each part as soon as it is there: {"predictions": […]} with one answer per row. Send this media type as Accept.'
+    example = b"".join(form.part(msgspec.json.encode({"predictions": [each]})) for each in predictions)
+    schema = {"type": "string", "description": text}
+    return with_example(schema, (example + form.end(len(predictions))).decode(), there=predictions)

@@ -1,4 +1,4 @@
-"""MLflow's scoring protocol: `POST /endpoints/{endpoint}/invocations`, and `POST /invocations` on a gateway with one endpoint.
+"""MLflow's scoring protocol: `POST /endpoints/{endpoint}/invocations`, and `POST /invocations` for the default or only endpoint.
 
 A JSON body has exactly one of `dataframe_split`, `dataframe_records`, `instances` and `inputs`; other bodies are read by the
 codecs of `:predict`. MLflow's client writes a missing value of a DataFrame as NaN or "NaT", so both mean null here.
@@ -32,6 +32,7 @@ _ROWS, _RECORDS, _SPLIT, _INPUTS = "instances", "dataframe_records", "dataframe_
 _KEYS = (_SPLIT, _RECORDS, _ROWS, _INPUTS)
 _HINT = f"send a JSON object with one of the keys {', '.join(_KEYS)}"
 _NO_TIME = "NaT"
+_MOST_NAMES, _MOST_CHARACTERS = 5, 200
 _INSTANCES = b'{"instances":'
 _LISTED = re.compile(rb'\{\s*"(?:dataframe_records|instances|inputs)"\s*:\s*(?=\[)')
 # One class of characters for all numbers of the index: a group repeated for each keeps a state for each, and takes the loop.
@@ -94,7 +95,7 @@ class MlflowJson(JsonBodies):
     def _read_exactly(self, body: bytes) -> tuple[Batch, int]:
         self._bounds.check_json(body)
         document, not_finite = read_document(body)
-        key = _key_of(document)
+        key = _key_of(document, self._names)
         data = document[key]
         if not_finite:
             missing = [0]
@@ -244,21 +245,29 @@ def _version(state: GatewayState) -> tuple[int, bytes, bytes]:
     return 200, _TEXT, state.version.encode()
 
 
-def _key_of(document: Any) -> str:
+def _key_of(document: Any, columns: Sequence[str]) -> str:
     """The key under which a body has its rows."""
     if not isinstance(document, dict):
         raise _malformed("the body must be a JSON object")
     keys = [key for key in document if key != "params"]
     if len(keys) != 1 or keys[0] not in _KEYS:
         raise _malformed(f"the body must have exactly one of the keys {', '.join(_KEYS)}")
-    if document.get("params"):
-        raise InvalidRequest(
-            "this model takes no params",
-            code="params-not-supported",
-            hint="leave params out; send everything that the model needs as columns",
-        )
+    if params := document.get("params"):
+        raise _no_params(list(params) if isinstance(params, dict) else [], columns)
     key: str = keys[0]
     return key
+
+
+def _no_params(names: Sequence[Any], columns: Sequence[str]) -> InvalidRequest:
+    """The error for params, with what the model takes instead."""
+    shown = ", ".join(map(repr, names[:_MOST_NAMES]))[:_MOST_CHARACTERS]
+    as_columns = [name for name in names if name in columns]
+    where = f"send {as_columns[0]!r} as a column of each row; " if as_columns else ""
+    return InvalidRequest(
+        f"this model takes no params, got {shown or 'a value that is no object'}",
+        code="params-not-supported",
+        hint=f"{where}leave params out: the model takes the columns that GET /v1/models/{{endpoint}} lists",
+    )
 
 
 def _malformed(words: str) -> MalformedBody:

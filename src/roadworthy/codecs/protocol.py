@@ -80,7 +80,7 @@ class WireProtocol(Protocol):
         Args:
             endpoint: its name.
             version: the paths that ask this registry version; None: those that leave the choice to the split.
-            only: the gateway has no other endpoint, so a path may leave the name out.
+            only: the gateway has no other endpoint, or this is its default one, so a path may leave the name out.
         """
         ...
 

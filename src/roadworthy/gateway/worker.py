@@ -76,6 +76,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         slot, slab: this worker's slot in the slab at that path.
         threads: bound of every native thread pool.
         allowed_hosts: host names that the Host header may have; "*" for any.
+        default_endpoint: answers on paths that name no endpoint; None as in the settings.
         log_level: "debug" to "error". access_log: whether each request is logged.
         runners: whether the agent keeps runner processes, so that versions may be placed in them.
         confinement: "required": the worker executes no code of packages; "best-effort": it does where a policy places it here.
@@ -94,6 +95,7 @@ class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     slab: str
     threads: int
     allowed_hosts: tuple[str, ...]
+    default_endpoint: str | None = None
     log_level: str
     access_log: bool
     runners: bool = False
@@ -146,7 +148,8 @@ class Worker:
         instruments = Instruments(metrics, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
         folder = Path(start.folder)
         documents = Documents(folder, Path(start.slab))
-        routing = Routing(instruments, self._readers, StepScheduler(self._loop), self._serving.readiness, documents)
+        edge = instruments, self._readers, StepScheduler(self._loop)
+        routing = Routing(*edge, self._serving.readiness, documents, start.default_endpoint)
         self._shared = self._shared_cache(start)
         self._rules = Rules(folder)
         self._serving.attach(self._manager, routing, self._rules, self._shared)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 from roadworthy.foundation.errors import ModelFault, RoadworthyError
 from roadworthy.runtime.pending import Answer, Outcome
-from roadworthy.schema.batch import Batch
-
-MOST_BYTES = 16 << 20
+from roadworthy.schema.batch import Batch, least_bytes
+from roadworthy.schema.signature import MAX_ANSWER_BYTES
 
 
 class Collected:
@@ -33,13 +32,13 @@ class Collected:
     def emit(self, parts: Sequence[Batch]) -> bool:
         """See `PartSink`."""
         self._rows += sum(part.rows for part in parts)
-        self._bytes += sum(map(_size, parts))
-        if self._rows > self._most_rows or self._bytes > MOST_BYTES:
+        self._bytes += sum(map(least_bytes, parts))
+        if self._rows > self._most_rows or self._bytes > MAX_ANSWER_BYTES:
             if self._first is not None and self._first.rest is not None:
                 self._first.rest.stop()
             self.fail(
                 ModelFault(
-                    f"the parts of the answer have more than {self._most_rows} rows or {MOST_BYTES >> 20} MiB together",
+                    f"the parts of the answer have more than {self._most_rows} rows or {MAX_ANSWER_BYTES >> 20} MiB together",
                     code="answer-too-large",
                     hint="take the parts one by one: send Accept: text/event-stream",
                 )
@@ -61,11 +60,3 @@ class Collected:
         if self._first is not None:
             self._first = None
             self._then(error)
-
-
-def _size(batch: Batch) -> int:
-    """The bytes of a batch, texts and nested values at least."""
-    return sum(
-        sum(map(len, map(str, block.values.reshape(-1).tolist()))) if block.values.dtype.kind == "O" else block.values.nbytes
-        for block in batch.blocks
-    )

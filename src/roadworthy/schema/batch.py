@@ -164,3 +164,11 @@ class Batch(msgspec.Struct, eq=False):
                     nulls[:, number] = mask
             blocks.append(Block(matrix, nulls))
         return cls(layout, rows, tuple(blocks))
+
+
+def least_bytes(batch: Batch) -> int:
+    """The bytes of a batch; of texts and nested values at least so many."""
+    return sum(
+        sum(map(len, map(str, block.values.reshape(-1).tolist()))) if block.values.dtype.kind == "O" else block.values.nbytes
+        for block in batch.blocks
+    )

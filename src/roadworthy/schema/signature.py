@@ -14,6 +14,8 @@ from roadworthy.schema.dtypes import DType
 Scalar = str | int | bool
 MAX_PART_BYTES = 1 << 20
 """Most bytes of one part of an answer in parts, as it leaves its process."""
+MAX_ANSWER_BYTES = 16 << 20
+"""Most bytes of all parts of an answer together, as `least_bytes` counts them, for those who want the answer at once."""
 
 
 class Privacy(str, Enum):

@@ -27,7 +27,8 @@ from roadworthy.serving.admission import Admission
 from roadworthy.serving.cache.shared import SharedCache
 from roadworthy.serving.layers import BreakerCells, FallbackVersion, LayerCounts, owner_of
 from roadworthy.serving.metrics import WorkerMetrics
-from roadworthy.serving.rollout.assignment import Mirror, RolloutAssignment, RolloutCounters
+from roadworthy.serving.rollout.assignment import Mirror, RolloutAssignment
+from roadworthy.serving.rollout.judging import RolloutCounters
 from roadworthy.serving.split import Split
 from roadworthy.serving.variant import Variant
 

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader, SlotStatus, SlotWriter
 from roadworthy.runtime.queue.run_times import BINS, RunTimes
+from roadworthy.serving.histogram import BUCKETS_US, SUM, WIDTH, summed
 from roadworthy.serving.rollout.counters import EVIDENCE, EvidenceCells, EvidenceTotals
-
-BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the latency histogram, seconds; one further bucket takes the rest."""
+from roadworthy.serving.stream_metrics import OF_STREAMS, StreamMetrics, StreamTotals
 
 CACHE, FALLBACK, SHARED_CACHE = "cache", "fallback", "shared-cache"
 COUNTED = (CACHE, FALLBACK, SHARED_CACHE)
@@ -35,11 +34,9 @@ _SHARED_STATE = "shared-cache-state"
 _RUN_TIMES, _SHADOWING = "run-times", "shadowing"
 _ON_THREAD, _HANGING = "on-thread", "hanging"
 _RUN_TIMES_A_RUN = 48
-_OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST})
+_OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST}) | OF_STREAMS
 _OTHER = "other"
 _FOLD_AT = 0.5  # a scrape of slots this full takes less than 0.1 s
-_BUCKETS_US = tuple(round(bound * 1e6) for bound in BUCKETS_S)
-_SUM = len(_BUCKETS_US) + 1
 
 
 class Gauge:
@@ -63,25 +60,35 @@ class BoundMetrics:
         in_flight: requests admitted and not yet answered.
     """
 
-    __slots__ = ("_key", "_latency", "_outcomes", "_rows", "_values", "_writer", "in_flight")
+    __slots__ = ("_key", "_latency", "_outcomes", "_rows", "_streams", "_values", "_writer", "in_flight")
 
     def __init__(self, writer: SlotWriter, key: str) -> None:
         self._writer = writer
         self._values = writer.values
         self._key = key
-        self._latency = writer.place(_LATENCY + key, width=_SUM + 1)
+        self._latency = writer.place(_LATENCY + key, width=WIDTH)
         self._rows = writer.place(_ROWS + key)
         self._outcomes: dict[str, int] = {}
+        self._streams: StreamMetrics | None = None
         self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
 
     def move(self, key: str) -> None:
         """Count under another key from now on; the existing counts have been moved there."""
         writer = self._writer
         self._key = key
-        self._latency = writer.place(_LATENCY + key, width=_SUM + 1)
+        self._latency = writer.place(_LATENCY + key, width=WIDTH)
         self._rows = writer.place(_ROWS + key)
         self._outcomes = {}
+        if self._streams is not None:
+            self._streams.move(key)
         self.in_flight = Gauge(writer.values, writer.place(_IN_FLIGHT + key, kind=GAUGE))
+
+    @property
+    def streams(self) -> StreamMetrics:
+        """The counts of its answers in parts, which take room in the slab from the first of them on."""
+        if self._streams is None:
+            self._streams = StreamMetrics(self._writer, self._key)
+        return self._streams
 
     def observe(self, outcome: str, latency_s: float, rows: int) -> None:
         """Count one answered request.
@@ -98,8 +105,8 @@ class BoundMetrics:
         values[cell] += 1
         latency_us = int(latency_s * 1e6)
         first = self._latency
-        values[first + bisect_left(_BUCKETS_US, latency_us)] += 1
-        values[first + _SUM] += latency_us
+        values[first + bisect_left(BUCKETS_US, latency_us)] += 1
+        values[first + SUM] += latency_us
         values[self._rows] += rows
 
 
@@ -362,7 +369,7 @@ class Totals:
         probes: golden probes by (version, result). probe_us: how long the last one of a version took, in the slowest live worker.
         counted: of each kind in COUNTED, by its labels. sharing: live workers with a shared cache, by whether it answers them.
         breakers: by (endpoint, index of the variant), each worker's numbers and whether it is alive.
-        evidence: counts for rollouts.
+        evidence: counts for rollouts. streams: counts of answers in parts.
         run_times: by digest, requests in each bin of RUN_TIME_BOUNDS_US and above.
         slots: the state of each slot.
     """
@@ -382,6 +389,7 @@ class Totals:
     sharing: dict[bool, int] = field(default_factory=lambda: defaultdict(int))
     breakers: dict[tuple[str, int], list[tuple[tuple[int, ...], bool]]] = field(default_factory=lambda: defaultdict(list))
     evidence: EvidenceTotals = field(default_factory=EvidenceTotals)
+    streams: StreamTotals = field(default_factory=StreamTotals)
     run_times: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * BINS))
     slots: list[SlotStatus] = field(default_factory=list)
 
@@ -440,11 +448,12 @@ def _add_run_times(totals: Totals, parts: tuple[str, ...], values: tuple[int, ..
 
 def _add_version(totals: Totals, kinds: tuple[str, ...], bound: Bound, values: tuple[int, ...], *, alive: bool) -> None:
     kind, value = kinds[0], values[0]
-    if kind == _REQUESTS:
+    if kind in OF_STREAMS:
+        totals.streams.add(kinds, (bound.endpoint, bound.version), values, alive=alive)
+    elif kind == _REQUESTS:
         totals.requests[bound, kinds[1]] += value
     elif kind == _LATENCY:
-        known = totals.latency.get(bound, [0] * len(values))
-        totals.latency[bound] = [a + b for a, b in zip(known, values, strict=True)]
+        totals.latency[bound] = summed(totals.latency.get(bound), values)
     elif kind == _ROWS:
         totals.rows[bound] += value
     elif kind == _LOST:

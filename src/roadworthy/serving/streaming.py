@@ -13,6 +13,7 @@ from roadworthy.foundation.errors import DeadlineExceeded, RoadworthyError
 from roadworthy.runtime.parts import PartSink
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
+from roadworthy.serving.stream_metrics import CALLER_GONE, DEADLINE, FAILED, FINISHED, StreamMetrics
 
 
 class Sink(PartSink, Protocol):
@@ -45,14 +46,18 @@ class StreamedAnswer:
     A whole deadline counts against the version if the stream had waited for the version, not for its caller, for more than half
     of the time.
 
+    Args:
+        metrics: of the version that answers.
+
     Attributes:
         answer: its first part, with what layers say of the answer.
     """
 
-    def __init__(self, answer: Answer, sink: Sink, deadlines: StreamDeadlines) -> None:
+    def __init__(self, answer: Answer, sink: Sink, deadlines: StreamDeadlines, metrics: StreamMetrics) -> None:
         self.answer = answer
         self._sink = sink
         self._deadlines = deadlines
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._alarm: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -63,6 +68,7 @@ class StreamedAnswer:
 
     def begin(self) -> None:
         """Pass on the first part, then the others."""
+        self._metrics.begun(self._since - self._deadlines.started)
         self._sink.start(self.answer)
         wanted = self._sink.emit([self.answer.batch()])
         rest = self.answer.rest
@@ -82,18 +88,20 @@ class StreamedAnswer:
 
     def emit(self, parts: Sequence[Batch]) -> bool:
         """See `PartSink`."""
-        self._since = time.monotonic()
+        now = time.monotonic()
+        self._metrics.more(len(parts), now - self._since)
+        self._since = now
         self._open = self._sink.emit(parts)
         return self._open
 
     def finish(self) -> None:
         """See `PartSink`."""
-        self._end()
+        self._end(FINISHED)
         self._sink.finish()
 
     def fail(self, error: RoadworthyError) -> None:
         """See `PartSink`."""
-        self._end()
+        self._end(_reason(error))
         self._sink.fail(error)
 
     # What the edge asks for.
@@ -112,23 +120,22 @@ class StreamedAnswer:
     def give_up(self, error: RoadworthyError, *, blame: bool = False) -> None:
         """End the answer with an error; `blame`: it counts against the version."""
         if not self._ended:
-            self._stop(error if blame else None)
+            self._stop(error if blame else None, _reason(error))
             self._sink.fail(error)
 
-    def cancel(self) -> None:
-        """The caller is gone: the sink hears nothing further."""
+    def close(self, reason: str = CALLER_GONE) -> None:
+        """End the answer without a word to the sink, by default because the caller is gone."""
         if not self._ended:
-            self._stop(None)
+            self._stop(None, reason)
 
-    close = cancel
-
-    def _stop(self, error: RoadworthyError | None) -> None:
-        self._end()
+    def _stop(self, error: RoadworthyError | None, reason: str) -> None:
+        self._end(reason)
         if self.answer.rest is not None:
             self.answer.rest.stop(error)
 
-    def _end(self) -> None:
+    def _end(self, reason: str) -> None:
         self._ended = True
+        self._metrics.ended(reason)
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -154,6 +161,10 @@ class StreamedAnswer:
             self.give_up(_part_too_late(), blame=True)
         else:
             self._watch()
+
+
+def _reason(error: RoadworthyError) -> str:
+    return DEADLINE if isinstance(error, DeadlineExceeded) else FAILED
 
 
 def _too_late() -> DeadlineExceeded:

@@ -85,7 +85,8 @@ def said(outcome: Any) -> Any:
 def test_streams_that_are_given_up_before_their_first_part_leave_their_places(
     start: Callable[..., Any], package: Package, tmp_path: Path, why: str
 ) -> None:
-    """As many as a connection has places; those that have begun are closed, and the next request is answered."""
+    """As many as a connection has places; while all wait, a further one is refused. Those that have begun are closed, and the
+    next request is answered."""
     start()
     place = package.path.parent
 
@@ -103,6 +104,8 @@ def test_streams_that_are_given_up_before_their_first_part_leave_their_places(
             assert {said(await request.outcome) for request in waiting} == {"deadline-exceeded"}
         else:
             await caller.until(lambda: noted("begun") == MOST_STREAMS)
+            refused = await caller.submit(prompt(package, "a"), seconds).outcome
+            assert (said(refused), refused.retry_after_s) == ("overloaded", 1)
             for request in waiting:
                 request.drop()
         assert said(await caller.submit(prompt(package, "a")).outcome) == "a"

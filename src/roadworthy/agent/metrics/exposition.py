@@ -6,19 +6,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from roadworthy.agent.metrics.families import counter, gauge
+from roadworthy.agent.metrics.families import counter, gauge, histogram
 from roadworthy.agent.metrics.layer_metrics import breakers, layer_counts
 from roadworthy.agent.metrics.rollout_metrics import rollout_counts
+from roadworthy.agent.metrics.stream_metrics import stream_counts
 from roadworthy.agent.runners.keeper import Keeping
 from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import READY, WorkerReport
 from roadworthy.foundation.slab import SlotStatus
-from roadworthy.serving.metrics import BUCKETS_S, Bound, Totals
+from roadworthy.serving.histogram import summed
+from roadworthy.serving.metrics import Bound, Totals
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -73,6 +75,7 @@ class GatewayCollector(Collector):
         yield from _agent(totals, facts)
         yield _confinement(facts.confinement)
         yield from layer_counts(totals)
+        yield from stream_counts(totals.streams)
         yield from _golden_probes(totals)
         if facts.snapshot is not None:
             yield _versions(facts.snapshot, facts.reports)
@@ -102,20 +105,12 @@ def _requests(totals: Totals) -> Iterator[Metric]:
 
 
 def _latency(totals: Totals) -> Metric:
-    family = HistogramMetricFamily(
-        "roadworthy_request_seconds", "Time from admission to the encoded answer.", labels=("endpoint", "version")
-    )
     sums: dict[tuple[str, str], list[int]] = {}
     for bound, cells in totals.latency.items():
         key = (bound.endpoint, bound.version)
-        sums[key] = [a + b for a, b in zip(sums.get(key, [0] * len(cells)), cells, strict=True)]
-    for key, cells in sorted(sums.items()):
-        buckets, count = [], 0
-        for bound_s, cell in zip((*map(str, BUCKETS_S), "+Inf"), cells[:-1], strict=True):
-            count += cell
-            buckets.append((bound_s, float(count)))
-        family.add_metric(key, buckets=buckets, sum_value=cells[-1] / 1e6)
-    return family
+        sums[key] = summed(sums.get(key), tuple(cells))
+    text = "Time from admission to the encoded answer."
+    return histogram("roadworthy_request_seconds", text, ("endpoint", "version"), sums)
 
 
 def _now(totals: Totals) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from roadworthy.cli.options import REQUIRED, Options, argument, command, option
-from roadworthy.cli.output import facts, say, show, size, table
+from roadworthy.cli.output import answers_of, facts, say, show, size, table
 from roadworthy.foundation.errors import PackError
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def _head(package: Package) -> str:
             "withheld": "; ".join(package.withheld.values()) or None,
             "rules": ", ".join(package.rules),
             "carries code": code,
+            "answers": answers_of(package.signature.to_document()),
         }
     )
 

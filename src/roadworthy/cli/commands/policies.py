@@ -13,7 +13,7 @@ import typer
 
 from roadworthy.cli.commands.registry import pending_text
 from roadworthy.cli.options import RemoteOptions, argument, command
-from roadworthy.cli.output import facts, show, table
+from roadworthy.cli.output import answers_of, facts, show, table
 from roadworthy.foundation.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def description(endpoint: Endpoint) -> str:
             "digest": endpoint.digest,
             "previous": endpoint.previous,
             "pending": pending_text(endpoint.pending),
+            "answers": answers_of(endpoint.signature),
             "generation": endpoint.generation,
             "changed": f"{endpoint.changed_at} by {endpoint.changed_by}",
         }

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from roadworthy.codecs.streams import STREAM_FORMS
 from roadworthy.schema.signature import Field
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.metrics import Bound, Totals
@@ -36,8 +37,9 @@ def names(endpoints: Sequence[str]) -> dict[str, Any]:
 
 
 def endpoint(served: Endpoint) -> dict[str, Any]:
-    """GET /v1/models/{endpoint}."""
+    """GET /v1/models/{endpoint}. `accept`: the media types by which callers ask for an answer in parts."""
     document = served.signature.to_document()
+    parts = served.signature.parts
     return {
         "name": served.name,
         "ready": True,
@@ -53,6 +55,8 @@ def endpoint(served: Endpoint) -> dict[str, Any]:
         ],
         "inputs": document["inputs"],
         "outputs": document["outputs"],
+        "parts": parts,
+        **({"accept": [form.media_type.decode() for form in STREAM_FORMS]} if parts else {}),
     }
 
 

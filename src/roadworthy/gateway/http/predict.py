@@ -37,6 +37,7 @@ from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.pipeline import Instruments, Pipeline, Request
+from roadworthy.serving.stream_metrics import FAILED, StreamMetrics
 from roadworthy.serving.streaming import StreamedAnswer
 from roadworthy.serving.variant import Variant
 
@@ -116,7 +117,7 @@ class HttpPrediction(Request):
 
     def give_up(self, error: RoadworthyError) -> None:
         """Answer with this error, also if the answer is being written."""
-        if isinstance(self.writing, HttpStream):
+        if isinstance(self.writing, (HttpStream, StreamedAnswer)):
             self.writing.give_up(error)
         elif self.stop_writing():
             self.predict.finish(self, error)
@@ -270,7 +271,7 @@ class Predict(Pipeline):
                     raise ValueError("an answer came for a request that was not submitted")
                 if isinstance(outcome.by, Variant):
                     variant = call.by = outcome.by
-                if self.in_parts and self._send_parts(call, outcome):
+                if self.in_parts and self._send_parts(call, outcome, variant.metrics.streams):
                     return
                 encode = getattr(call.protocol, "encode_in_steps", None) or call.protocol.encode
                 encoded: Encoded | Writing = encode(outcome, decoded, variant.number)
@@ -320,7 +321,7 @@ class Predict(Pipeline):
         else:
             self._end(call, Reply(499, stream.recorded), stream.first_s)
 
-    def _send_parts(self, call: HttpPrediction, answer: Answer) -> bool:
+    def _send_parts(self, call: HttpPrediction, answer: Answer, metrics: StreamMetrics) -> bool:
         """Send an answer part by part to a caller that wants it so; collect the parts for others. False: it is whole."""
         form = cast(StreamingProtocol, call.protocol).choose_stream(call.headers) if call.protocol.streams else None
         if form is None and answer.rest is None:
@@ -328,17 +329,18 @@ class Predict(Pipeline):
         own = call.headers.get(TIMEOUT_HEADER)
         deadlines = self.stream_deadlines(call, None if own is None else _own_timeout_s(own))
         if form is None:
-            call.writing = collecting = StreamedAnswer(
-                answer, Collected(partial(self._collected, call), self._max_rows), deadlines
-            )
+            sink = Collected(partial(self._collected, call), self._max_rows)
+            call.writing = collecting = StreamedAnswer(answer, sink, deadlines, metrics)
             collecting.begin()
         else:
             call.writing = stream = HttpStream(form, cast(StreamingProtocol, call.protocol).encode_part, HttpSide(self, call))
-            stream.run(answer, deadlines)
+            stream.run(answer, deadlines, metrics)
         return True
 
     def _collected(self, call: HttpPrediction, outcome: Outcome) -> None:
-        call.stop_writing()  # an answer that was too large is not over yet, and its alarm would hold it until the deadline
+        if isinstance(call.writing, StreamedAnswer):
+            call.writing.close(FAILED)  # an answer that was too large is not over yet
+        call.writing = None
         self.finish(call, outcome)
 
     def begin_parts(self, call: HttpPrediction, stream: HttpStream, answer: Answer, headers: HeaderList) -> Wire:
@@ -417,8 +419,9 @@ class HttpSide:
         self.predict.end_parts(self.call, stream, error)
 
     def problem(self, error: RoadworthyError) -> bytes:
-        """See `StreamSide`."""
-        return self.predict.problem(self.call, error).body
+        """See `StreamSide`. The document has the status that the reply can no longer have."""
+        reply = self.predict.problem(self.call, error)
+        return b'{"status":%d,%b' % (reply.status, reply.body[1:])
 
     def fault(self, error: Exception) -> RoadworthyError:
         """See `StreamSide`."""

@@ -47,6 +47,7 @@ class Routing:
         instruments, offload, scheduler: passed to every prediction.
         readiness: for the probes.
         documents: makes documents about endpoints.
+        default: the endpoint that answers on paths without a name; None: the only one, and none of several.
 
     Attributes:
         table: routes that the application answers.
@@ -61,12 +62,14 @@ class Routing:
         scheduler: StepScheduler,
         readiness: Callable[[], Readiness],
         documents: Documents,
+        default: str | None = None,
     ) -> None:
         self._instruments = instruments
         self._offload = offload
         self._scheduler = scheduler
         self._readiness = readiness
         self._documents = documents
+        self._default = default
         self._open = {**probe_routes(readiness), **page_routes()}
         self._keys: Keys | None = None
         self.table: Table = dict(self._open)
@@ -104,18 +107,19 @@ class Routing:
         self._keys, self._served, self._waiting = keys, served, waiting
         self._documents.keep(served)
         self._bound = {name: (endpoint, self._protocols_of(endpoint)) for name, endpoint in served.items()}
-        only = len(served.keys() | waiting.keys()) == 1
+        names = served.keys() | waiting.keys()
+        default = self._default or (next(iter(names)) if len(names) == 1 else None)
         table: Table = {**self._open, **self._gateway_routes(keys)}
         for endpoint in served.values():
             _add(table, self._endpoint_routes(endpoint))
         predictions: dict[bytes, Predict] = {}
         for endpoint in served.values():
-            for path, predict in self._predictions(endpoint, only=only):
+            for path, predict in self._predictions(endpoint, only=endpoint.name == default):
                 if "POST" not in table.get(path, ()):
                     predictions.setdefault(path, predict)
         _add(table, {path: {} for path in predictions})
         for name, admission in waiting.items():
-            _add(table, _waiting_routes(name, admission, only=only))
+            _add(table, _waiting_routes(name, admission, only=name == default))
         _add(table, self._pages(keys))
         self.table, self.predictions = table, predictions
         self.head_cache.clear()
@@ -138,7 +142,9 @@ class Routing:
         for _, (named, *more) in self._forms:
             if path in more:
                 return NotFound(
-                    "this path does not name the endpoint, which only a gateway with exactly one endpoint allows",
+                    "this path names no endpoint, and the default endpoint is not on this gateway"
+                    if self._default
+                    else "this path names no endpoint, and this gateway has several and no gateway.default_endpoint",
                     code="endpoint-not-named",
                     hint=f"POST to {named.decode()}; GET /v1/models lists the endpoints",
                 )

@@ -15,6 +15,7 @@ from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.gateway.http.wire import chunk
 from roadworthy.runtime.pending import Answer
 from roadworthy.schema.batch import Batch
+from roadworthy.serving.stream_metrics import StreamMetrics
 from roadworthy.serving.streaming import StreamDeadlines, StreamedAnswer
 
 MOST_RECORDED_BYTES = 1 << 20
@@ -123,9 +124,9 @@ class HttpStream:
         self.sent = 0
         self.first_s = 0.0
 
-    def run(self, answer: Answer, deadlines: StreamDeadlines) -> None:
+    def run(self, answer: Answer, deadlines: StreamDeadlines, metrics: StreamMetrics) -> None:
         """Send the answer, now and as its parts come."""
-        self._stream = StreamedAnswer(answer, self, deadlines)
+        self._stream = StreamedAnswer(answer, self, deadlines, metrics)
         self._stream.begin()
 
     @property
@@ -198,7 +199,7 @@ class HttpStream:
     def close(self) -> None:
         """The caller is gone."""
         if self._stream is not None:
-            self._stream.cancel()
+            self._stream.close()
 
     def keep_alive(self, now: float, after_s: float) -> None:
         """Send a comment if nothing was sent for `after_s` seconds."""

@@ -17,12 +17,12 @@ from roadworthy.package.golden import MOST_PARTS, choose_rows, without_private
 from roadworthy.package.packing.own_rows import own_rows
 from roadworthy.package.packing.subject import Subject, answers_as_batch, not_repeatable
 from roadworthy.package.packing.training import Training, labels_of
-from roadworthy.schema.batch import Array, Batch, Layout
+from roadworthy.schema.batch import Array, Batch, Layout, least_bytes
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.forms import form_of
 from roadworthy.schema.infer import infer_inputs, infer_outputs
 from roadworthy.schema.restore import Restorer
-from roadworthy.schema.signature import MAX_PART_BYTES, Privacy, Signature
+from roadworthy.schema.signature import MAX_ANSWER_BYTES, MAX_PART_BYTES, Privacy, Signature
 from roadworthy.schema.tables import to_batch
 
 MOST_EXAMPLES = 16
@@ -42,7 +42,8 @@ def look_at_parts(
 
     Raises:
         PackError: "empty-sample", "labels-length", "model-fails-on-sample", "no-parts", "too-many-parts", "answers-length",
-            "unsupported-output", "part-too-large", "not-deterministic", "training-form-lost", and those of `schema/infer.py`.
+            "unsupported-output", "part-too-large", "answer-too-large", "not-deterministic", "training-form-lost", and those of
+            `schema/infer.py`.
     """
     fields, container = infer_inputs(inputs, privacy=privacy)
     try:
@@ -119,12 +120,19 @@ def _batch(layout: Layout, parts: Sequence[Mapping[str, Array]]) -> Batch:
 
 
 def _check_sizes(answers: Sequence[Batch], rows: Sequence[int]) -> None:
-    """A part that no runner can send would fail each request.
+    """A part that no runner can send would fail each request, and an answer that no one can collect each golden probe.
 
     Raises:
-        PackError: "part-too-large".
+        PackError: "part-too-large" or "answer-too-large".
     """
     for answer, row in zip(answers, rows, strict=True):
+        if (size := least_bytes(answer)) > MAX_ANSWER_BYTES:
+            raise PackError(
+                f"row {row} of the sample: expected at most {MAX_ANSWER_BYTES >> 20} MiB of parts, got {size >> 20} MiB or more",
+                code="answer-too-large",
+                hint="give a row in inputs= for which the model yields less",
+                facts={"row": row},
+            )
         for number in range(answer.rows):
             if _bytes(answer.slice(number, number + 1)) > MAX_PART_BYTES:
                 raise PackError(

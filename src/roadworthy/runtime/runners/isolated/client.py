@@ -19,13 +19,13 @@ import msgspec
 from roadworthy.contract.policy import Batching
 from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.errors import PackageInvalid, RoadworthyError, Unavailable, model_fault
-from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer, PendingRequest
 from roadworthy.runtime.queue.request_queue import Member, RequestQueue, too_late
 from roadworthy.runtime.queue.run_times import RunTimes
 from roadworthy.runtime.queue.sizing import BatchSizer
 from roadworthy.runtime.runners.isolated import frames
 from roadworthy.runtime.runners.isolated.connect import connect, open_with_memory
+from roadworthy.runtime.runners.isolated.in_flight import Sent, Streams
 from roadworthy.runtime.runners.isolated.memory import SharedMemory
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import Signature
@@ -41,16 +41,6 @@ _LOOK_S = 0.1
 """Pause between two looks for streams that were given up before their first part."""
 _RECONNECTS = Backoff(0.005, 0.1)
 _greeting = msgspec.json.Decoder(frames.Greeting)
-
-
-class _Sent:
-    """One message in flight."""
-
-    __slots__ = ("at", "members")
-
-    def __init__(self, members: list[Member]) -> None:
-        self.members = members
-        self.at = time.monotonic()
 
 
 class ProcessBatcher:
@@ -165,14 +155,25 @@ class ProcessBatcher:
     def send_waiting(self) -> None:
         """Send waiting requests, as far as the connections have room."""
         while len(self._queue):
-            link = min((link for link in self._links if link.has_room), key=lambda link: link.rows, default=None)
+            link = self._link_with_room()
             if link is None:
                 if self._barred is not None or self.refusal is not None:
                     self._queue.refuse(self._barred or self._refused)
+                elif self._in_parts and any(link.is_open for link in self._links):
+                    self._queue.refuse(_full)
                 return
             group = self._queue.next_group()
             if group:
                 link.send(group)
+
+    def _link_with_room(self) -> _Link | None:
+        """The least busy one. Streams that were given up before their first part make room."""
+        link = min((link for link in self._links if link.has_room), key=lambda link: link.rows, default=None)
+        if link is None and self._in_parts:
+            for each in self._links:
+                each.give_up()
+            link = next((link for link in self._links if link.has_room), None)
+        return link
 
     def look_soon(self) -> None:
         """Look for streams that were given up before their first part, again and again until each one under way has a part."""
@@ -268,7 +269,7 @@ class _Link:
         """Rows in flight."""
         return self._present.rows if self._present is not None else 0
 
-    def sent(self) -> Iterator[_Sent]:
+    def sent(self) -> Iterator[Sent]:
         """All messages in flight."""
         for connection in self._connections():
             yield from connection.sent.values()
@@ -279,9 +280,10 @@ class _Link:
             self._present.send(group)
 
     def give_up(self) -> None:
-        """As the connections'."""
+        """As the streams of the connections."""
         for connection in list(self._connections()):
-            connection.give_up()
+            if connection.streams is not None:
+                connection.streams.give_up()
 
     def connect(self) -> None:
         """Connect to the runner that holds the address, now or as soon as there is one."""
@@ -379,6 +381,7 @@ class _Connection(asyncio.Protocol):
     Attributes:
         ready: whether the runner has greeted and answers.
         sent: messages in flight, by number. rows: number of rows in them, and in the streams under way.
+        streams: those of a model that answers in parts; None of others.
     """
 
     def __init__(self, link: _Link, owner: ProcessBatcher, memory: SharedMemory | None) -> None:
@@ -393,11 +396,9 @@ class _Connection(asyncio.Protocol):
         self._leaving = False
         self._hung = False
         self.ready = False
-        self.sent: dict[int, _Sent] = {}
+        self.sent: dict[int, Sent] = {}
         self.rows = 0
-        self._in_parts = False
-        self._streams: dict[int, tuple[Parts, int]] = {}
-        self._came: dict[int, list[tuple[Batch, int]]] = {}
+        self.streams: Streams | None = None
         self._loop = asyncio.get_running_loop()
         self._read_at = 0.0
         self._tick: asyncio.TimerHandle | None = None
@@ -405,9 +406,7 @@ class _Connection(asyncio.Protocol):
     @property
     def has_room(self) -> bool:
         """Whether another message may be sent now."""
-        if self._in_parts:
-            return len(self.sent) + len(self._streams) < frames.MOST_STREAMS
-        return len(self.sent) < IN_FLIGHT
+        return len(self.sent) < IN_FLIGHT if self.streams is None else self.streams.have_room
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
@@ -421,9 +420,7 @@ class _Connection(asyncio.Protocol):
                 self._take(kind, number, payload)
         except (ValueError, PackageInvalid):  # a model's own code may have written anything
             self.abort()
-        if self._came:
-            for number in list(self._came):
-                self._pass_on(number)
+        if self.streams is not None and self.streams.pass_on():
             self._pace()
 
     def _pace(self) -> None:
@@ -457,9 +454,8 @@ class _Connection(asyncio.Protocol):
         self._memory = None
         self._link.lost(self)
         error = _hung if self._hung else _died
-        streams, self._streams = self._streams, {}
-        for parts, _ in streams.values():
-            parts.end(error())
+        if self.streams is not None:
+            self.streams.fail(error)
         self._owner.lost(failed, waits, error)
 
     def write(self, message: bytes) -> None:
@@ -469,7 +465,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, group: list[Member]) -> None:
         """Send these requests, as one message where they can be joined."""
-        for joined in [[member] for member in group] if self._in_parts else [group]:
+        for joined in [group] if self.streams is None else [[member] for member in group]:
             self._send(joined)
 
     def _send(self, group: list[Member]) -> None:
@@ -487,10 +483,10 @@ class _Connection(asyncio.Protocol):
         for _, request in group:
             request.running = True
         self.rows += sum(counts)
-        self.sent[self._number] = _Sent(group)
+        self.sent[self._number] = Sent(group)
         self.write(message)
         self._read_on()
-        if self._in_parts:
+        if self.streams is not None:
             self._owner.look_soon()
 
     def abort(self) -> None:
@@ -504,19 +500,23 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _take(self, kind: int, number: int, payload: memoryview) -> None:
-        if kind == frames.ANSWER and self._in_parts:
-            self._ended(number, frames.decode_answer(payload, self._outputs, None))
-        elif kind == frames.ANSWER:
+        if kind == frames.ANSWER and self.streams is None:
             self._answered(number, payload)
-        elif kind == frames.PART:
-            self._part(number, frames.decode_answer(payload, self._outputs, None), len(payload))
+        elif kind in (frames.ANSWER, frames.PART):
+            if self.streams is None:
+                raise ValueError("a part of an answer at once")
+            outcomes = frames.decode_answer(payload, self._outputs, None)
+            if kind == frames.PART:
+                self.streams.part(number, outcomes, len(payload))
+            else:
+                self.streams.ended(number, outcomes)
         elif kind == frames.HELLO:
             self._greeted(_greeting.decode(payload))
         elif kind == frames.GOODBYE:
             self.ready = False
             self._leaving = True
             self._link.leaves(self)
-            self._close_when_done()
+            self.close_when_done()
         elif kind == frames.HUNG:
             self._hung = True
 
@@ -525,7 +525,8 @@ class _Connection(asyncio.Protocol):
             raise ValueError("the greeting of another version's runner")
         if greeting.code is None:
             signature = Signature.from_document(greeting.signature)
-            self._outputs, self._in_parts = Layout(signature.outputs), signature.parts
+            self._outputs = Layout(signature.outputs)
+            self.streams = Streams(self, self._owner) if signature.parts else None
             self.ready = True
         self._link.greeted(greeting)
 
@@ -542,97 +543,15 @@ class _Connection(asyncio.Protocol):
         self._answered_at = now
         _settle(sent.members, outcomes)
         self._owner.send_waiting()
-        self._close_when_done()
+        self.close_when_done()
 
-    def _part(self, number: int, outcomes: frames.Outcomes, size: int) -> None:
-        """Take one part; the first one settles its request, the others are passed on together."""
-        part = outcomes.batch
-        if part is None:
-            raise ValueError("a part without rows")
-        stream = self._streams.get(number)
-        if stream is not None:
-            if part.rows != stream[1]:
-                raise ValueError("a part that does not fit its message")
-            self._came.setdefault(number, []).append((part, size))
-            return
-        sent = self.sent.pop(number, None)
-        if sent is None:  # the stream was cancelled meanwhile
-            return
-        batch, request = sent.members[0]
-        if part.rows != batch.rows:
-            raise ValueError("a part that does not fit its message")
-        parts = Parts(_Source(self, number))
-        self._streams[number] = parts, batch.rows
-        parts.begin(size)
-        self._owner.learn(outcomes, batch.rows, 1, time.monotonic() - sent.at)
-        request.settle(Answer(part, 0, part.rows, rest=parts))
-        if not parts.taken:  # the caller is gone, or wants the first part only
-            parts.stop()
-
-    def _pass_on(self, number: int) -> None:
-        came, stream = self._came.pop(number, None), self._streams.get(number)
-        if came is not None and stream is not None:
-            stream[0].push(came)
-
-    def _ended(self, number: int, outcomes: frames.Outcomes) -> None:
-        """End a stream, or settle its request if there was no part."""
-        status = outcomes.statuses[0] if len(outcomes.statuses) == 1 else -1
-        if status < 0 or status not in (frames.ANSWERED, frames.NOT_RUN, len(outcomes.faults)):
-            raise ValueError("an answer that does not fit its message")
-        fault = outcomes.faults[0] if status == 1 else None
-        self._pass_on(number)
-        stream, sent = self._streams.pop(number, None), self.sent.pop(number, None)
-        if stream is not None:
-            self.rows -= stream[1]
-            stream[0].end(fault)
-        elif sent is not None:
-            self.rows -= sent.members[0][0].rows
-            sent.members[0][1].settle(fault or too_late())
-        self._owner.send_waiting()
-        self._close_when_done()
-
-    def cancel(self, number: int) -> None:
-        """Have the runner close a stream, whether there was a part of it or not."""
-        if number in self._streams:
-            self.rows -= self._streams.pop(number)[1]
-        elif number in self.sent:
-            self.rows -= self.sent.pop(number).members[0][0].rows
-        else:
-            return
-        self.write(frames.encode_message(frames.CANCEL, number))
-        self._owner.send_soon()
-        self._close_when_done()
-
-    def give_up(self) -> None:
-        """Cancel the streams that have no part yet, and whose deadlines have passed or whose callers have left."""
-        if self._in_parts:
-            for number in [number for number, sent in self.sent.items() if sent.members[0][1].done]:
-                self.cancel(number)
-
-    def _close_when_done(self) -> None:
-        if self._leaving and not self.sent and not self._streams:
+    def close_when_done(self) -> None:
+        """Close if the runner leaves and owes nothing."""
+        if self._leaving and not self.sent and not self.streams:
             self.close()
 
 
-class _Source:
-    """The runner of one stream, as its parts see it."""
-
-    __slots__ = ("_connection", "_number")
-
-    def __init__(self, connection: _Connection, number: int) -> None:
-        self._connection = connection
-        self._number = number
-
-    def grant(self, parts: int) -> None:
-        """See `PartSource`."""
-        self._connection.write(frames.encode_credit(self._number, parts))
-
-    def cancel(self) -> None:
-        """See `PartSource`."""
-        self._connection.cancel(self._number)
-
-
-def _fits(sent: _Sent, outcomes: frames.Outcomes) -> bool:
+def _fits(sent: Sent, outcomes: frames.Outcomes) -> bool:
     """Whether every row belongs to a request, so that an answer never goes to another caller."""
     if len(outcomes.statuses) != len(sent.members):
         return False
@@ -655,6 +574,15 @@ def _settle(members: list[Member], outcomes: frames.Outcomes) -> None:
         else:
             fault = outcomes.faults[status - 1]
             request.settle(model_fault(fault.message, fault.code, fault.hint, fault.facts))
+
+
+def _full() -> RoadworthyError:
+    return Unavailable(
+        f"each runner of this version has {frames.MOST_STREAMS} answers in parts under way",
+        code="overloaded",
+        hint="try again with backoff, or raise the endpoint's placement.copies",
+        retry_after_s=1,
+    )
 
 
 def _died() -> RoadworthyError:
