@@ -147,7 +147,7 @@ def test_a_policy_that_cannot_hold_is_refused(credit: rw.Package, policy: dict[s
 
 
 def test_what_cannot_be_opened_is_refused_with_its_own_error(tmp_path: Path) -> None:
-    """A file that is no package, an endpoint that no gateway here has, and a name that is none."""
+    """A file that is no package, an endpoint that no gateway here has, and an invalid name."""
     nothing = tmp_path / "nothing.rw"
     nothing.write_bytes(b"nothing")
     with pytest.raises(rw.PackageInvalid):

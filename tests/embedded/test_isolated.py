@@ -146,7 +146,7 @@ def test_a_deadline_ends_a_call(streaming: rw.EmbeddedEndpoint) -> None:
 
 
 def test_close_ends_streams_and_refuses_calls(chat: rw.Package) -> None:
-    """A stream that nobody takes does not hold `close` up; it ends with the code "endpoint-closed"."""
+    """A stream whose caller takes nothing does not hold `close` up; it ends with the code "endpoint-closed"."""
     endpoint = rw.serve_in_process("closing", package=chat.path, allow_code=chat.digest)
     parts = endpoint.stream({"text": "forever"})
     next(parts)

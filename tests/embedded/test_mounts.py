@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import flask
@@ -274,6 +275,27 @@ def test_a_closed_endpoint_answers_503(credit: rw.Package) -> None:
         ):
             assert reply.status_code == 503
             assert "endpoint-closed" in reply.text
+
+
+def test_django_serves_views_and_a_mount(endpoints: tuple[rw.EmbeddedEndpoint, ...]) -> None:
+    """A view of Django asks the endpoint; its WSGI application has the mount beside it."""
+    import django
+    from django.conf import settings
+    from django.core.wsgi import get_wsgi_application
+    from django.http import HttpRequest, JsonResponse
+    from django.urls import path
+
+    def own(request: HttpRequest) -> JsonResponse:
+        return JsonResponse({"predictions": endpoints[0].predict(ROW).predictions, "method": request.method})
+
+    urls = ModuleType("urls_of_the_test")
+    urls.urlpatterns = [path("own", own)]  # type: ignore[attr-defined]  # a module of Django has it
+    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls, SECRET_KEY="test")
+    django.setup()
+    mounted = DispatcherMiddleware(get_wsgi_application(), {"/models": rw.wsgi_app(endpoints[0])})
+    with httpx.Client(transport=httpx.WSGITransport(app=mounted), base_url="http://here") as client:
+        assert client.get("/own").json() == {"predictions": pytest.approx([62.0]), "method": "GET"}
+        assert ask(client, "POST", "/v1/models/credit:predict", BODY).json() == {"predictions": pytest.approx([62.0])}
 
 
 def test_a_mount_of_nothing_is_refused() -> None:

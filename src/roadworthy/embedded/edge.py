@@ -195,7 +195,7 @@ class PartQueue:
     """A sink whose parts another thread takes. It is at most MOST_AHEAD parts ahead.
 
     Args:
-        put: passes on a part, an error, or None at the end; any thread may take it. Raises RuntimeError when nobody can any more.
+        put: passes on a part, an error, or None at the end; any thread may take it. Raises RuntimeError when no one can any more.
     """
 
     def __init__(self, call: EmbeddedRequest, put: Callable[[Batch | RoadworthyError | None], object]) -> None:

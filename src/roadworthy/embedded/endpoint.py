@@ -104,7 +104,7 @@ class _Process:
         self.open: dict[str, _Shared] = {}
 
     def running(self) -> Core:
-        """The core; started where there is none. Hold the lock."""
+        """The core; started if it does not run. Hold the lock."""
         if self.core is None:
             settings = load_settings()
             allow(settings.general.plugins)

@@ -124,7 +124,7 @@ class HomeSource:
 
     def _offer(self, entry: EndpointEntry, snapshot: Snapshot) -> Offer:
         split = entry.split
-        if entry.rollout is not None:  # nobody would count what the canary does here
+        if entry.rollout is not None:  # no agent would count what the canary does here
             split = (VariantEntry(entry.rollout.stable, FULL_SHARE),)
         policy = msgspec.structs.replace(entry.policy, record=False)
         needed = {each.digest for each in split} | {step.digest for step in policy.fallback}
