@@ -19,6 +19,13 @@ def ten(rows: Any) -> Any:
     return rows["age"] * 0 + 10.0
 
 
+def otherwise(rows: Any) -> Any:
+    """Age, and one more in a runner process: the proof does not hold there."""
+    import sys
+
+    return rows["age"] + ("roadworthy.runtime.runners.isolated.process" in sys.modules)
+
+
 def words(rows: Any) -> Iterator[Any]:
     """The words of the text; of "forever", without an end."""
     text = rows["text"].iloc[0]

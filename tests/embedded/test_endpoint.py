@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 import roadworthy as rw
 from roadworthy.embedded.endpoint import OFF, _process
+from roadworthy.embedded.scratch import Scratch
 from tests.embedded.conftest import ROWS, answers
 from tests.waiting import eventually
 
@@ -172,6 +175,25 @@ def test_closing_the_last_endpoint_frees_the_core(credit: rw.Package, served: rw
         assert not core.folder.exists()
         assert not any(thread.name == "roadworthy" for thread in threading.enumerate())
     assert "closed" in repr(endpoint)
+
+
+def test_a_killed_process_leaves_nothing(credit: rw.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next core deletes the folder of one whose process was killed, and leaves that of a living one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    living = Scratch()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        Scratch()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    with rw.serve_in_process("short", package=credit.path) as endpoint:
+        assert {each.name for each in tmp_path.glob("roadworthy-embedded-*")} == {
+            living.path.name,
+            endpoint.core().folder.parent.name,
+        }
+    living.delete()
+    assert not list(tmp_path.glob("roadworthy-embedded-*"))
 
 
 def test_a_home_is_served_and_followed(home: Any) -> None:

@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import roadworthy as rw
-from tests.embedded.conftest import answers
+from tests.embedded import models
+from tests.embedded.conftest import ROWS, answers
 from tests.waiting import eventually, soon
 
 ROW = {"age": 1.0, "income": 1.0}
@@ -44,6 +46,14 @@ def test_code_without_leave_is_refused(coded: rw.Package, allowed: Any) -> None:
     with pytest.raises(rw.PackageRefused) as caught:
         rw.serve_in_process("refused", package=coded.path, allow_code=allowed)
     assert caught.value.code == "code-not-allowed"
+
+
+def test_a_proof_that_does_not_hold_is_refused(tmp_path: Path) -> None:
+    """The error is that of `rw.load`, and nothing stays open."""
+    package = rw.pack(models.otherwise, name="otherwise", inputs=ROWS, out=tmp_path)
+    for _ in range(2):
+        with pytest.raises(rw.ProofFailed):
+            rw.serve_in_process("otherwise", package=package.path, allow_code=package.digest)
 
 
 def test_code_executes_in_a_runner(served: rw.EmbeddedEndpoint) -> None:

@@ -62,7 +62,7 @@ def embedding(rows: Any) -> None:
         assert_type(rw.asgi_app(credit), ASGIApp)
         assert_type(rw.wsgi_app(credit, credit), WSGIApp)
         credit.close(grace_s=1.0)
-    rw.serve_in_process("credit", "credit.rw")  # type: ignore[misc]  # by keyword only
+    rw.serve_in_process("credit", "credit.rw")  # type: ignore[call-arg]  # by keyword only
     rw.asgi_app("credit")  # type: ignore[arg-type]  # an endpoint
 
 

@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -29,6 +26,7 @@ from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import FAILED, VersionState
 from roadworthy.embedded.edge import EmbeddedEdge, OpenCall, endpoint_closed
 from roadworthy.embedded.runners import OwnChildren
+from roadworthy.embedded.scratch import Scratch
 from roadworthy.embedded.sources import Offer, Source, hold
 from roadworthy.foundation.confine.plan import REQUIRED, Bounds
 from roadworthy.foundation.errors import InvalidRequest, PackageError, RoadworthyError
@@ -47,7 +45,7 @@ from roadworthy.serving.admission import Admission, Keys
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.health.golden_probe import GoldenProbes
 from roadworthy.serving.health.pressure import Limits, Pressure, measure
-from roadworthy.serving.health.readiness import ProcessHealth
+from roadworthy.serving.health.readiness import ProcessHealth, Readiness
 from roadworthy.serving.metrics import open_worker_metrics
 from roadworthy.serving.pipeline import Identified, Instruments
 from roadworthy.serving.reload import Identity, ServingState
@@ -106,8 +104,8 @@ class Core:
         self._mounts: list[Mounted] = []
         self._failures: dict[str, BaseException] = {}
         self._revision = 0
-        self._scratch = Path(tempfile.mkdtemp(prefix="roadworthy-"))
-        self.folder = private_folder(self._scratch / "gateway")
+        self._scratch = Scratch()
+        self.folder = private_folder(self._scratch.path / "gateway")
         self.slab = self.folder / "run" / "slab"
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="roadworthy", daemon=True)
@@ -140,7 +138,8 @@ class Core:
 
     def stop(self) -> None:
         """End the thread, the runners and the folder."""
-        self.loop.call_soon_threadsafe(self._stop.set)
+        with contextlib.suppress(RuntimeError):  # its loop has ended already
+            self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def forget(self) -> None:
@@ -190,7 +189,12 @@ class Core:
         self._mounts.append(mounted)
         self._serving.refresh()
 
-    def readiness(self) -> Any:
+    @property
+    def ending(self) -> bool:
+        """Whether no further request is taken."""
+        return self._stop.is_set()
+
+    def readiness(self) -> Readiness:
         """See `ServingState`."""
         return self._serving.readiness()
 
@@ -269,7 +273,7 @@ class Core:
             else:
                 self._started.set_exception(error)
         finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.delete()
 
     async def _run(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -334,14 +338,21 @@ class Core:
         """Take changes of endpoints from their sources."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            changed = False
-            for opened in self._opened.values():
-                with contextlib.suppress(RoadworthyError):  # an endpoint that is gone, or half written, is served as before
-                    offer = opened.source.read()
-                    if offer is not None and opened.bound.done():
-                        opened.offer, changed = offer, True
-            if changed:
-                self._offer()
+            try:
+                changed = [self._take_change(opened) for opened in self._opened.values() if opened.bound.done()]
+                if any(changed):
+                    self._offer()
+            except Exception:  # the endpoints are served as before
+                log.exception("cannot take a change of an embedded endpoint")
+
+    def _take_change(self, opened: _Opened) -> bool:
+        """Whether an endpoint has changed. One that is gone from its source, or cannot be read, is served as before."""
+        with contextlib.suppress(RoadworthyError):
+            offer = opened.source.read()
+            if offer is not None:
+                opened.offer = offer
+                return True
+        return False
 
     def _keep_out(self, reasons: dict[str, str]) -> None:
         self._rules.keep_out(reasons)

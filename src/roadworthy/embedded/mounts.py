@@ -9,6 +9,7 @@ owns credentials: a mount asks for no key.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -109,16 +110,27 @@ class Exchange:
         headers = [*_headers(reply, call), (b"content-length", b"%d" % len(reply.body))]
         self.close(Begun(reply.status, headers, reply.body))
 
-    # As the server sees it; `core.call` runs it on the core's loop.
+    # As the server sees it, from its thread.
 
-    def taken(self) -> None:
+    def wants_more(self) -> None:
         """The server has sent a piece."""
+        self._on_loop(self._taken)
+
+    def left(self) -> None:
+        """The caller has its answer, or is gone."""
+        if not self.ended:
+            self._on_loop(self._drop)
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the core has ended, and with it what it held
+            self.core.loop.call_soon_threadsafe(function)
+
+    def _taken(self) -> None:
         self.ahead -= 1
         if self.resume is not None and not self.ended:
             self.resume()
 
-    def drop(self) -> None:
-        """The caller is gone, or has its answer."""
+    def _drop(self) -> None:
         if not self.ended:
             self._over()
             if self.call is not None:
@@ -130,7 +142,7 @@ class Exchange:
         try:
             self.tell(told)
         except RuntimeError:  # the server's event loop is closed
-            self.core.loop.call_soon(self.drop)
+            self.core.loop.call_soon(self._drop)
 
     def close(self, told: Told) -> None:
         """Send the last thing of the reply."""
@@ -173,6 +185,9 @@ class MountedRoutes:
 
     def take(self, head: Head, body: bytes | None, exchange: Exchange) -> None:
         """Answer a request; `body` is None if it is longer than `limit`."""
+        if self._core.ending:
+            exchange.reply(_closed(self._names))
+            return
         predict = self._find(head)
         if predict is None:
             exchange.task = self._core.loop.create_task(self._other(head, body or b"", exchange))
@@ -212,7 +227,10 @@ class MountedRoutes:
                 exchange.close(Begun(begun["status"], begun["headers"], message["body"]))
 
         scope = {"type": "http", "method": head.method, "raw_path": head.path, "root_path": head.root, "headers": head.headers}
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:  # the core ends
+            exchange.reply(_closed(self._names))
 
 
 class _Mount:
@@ -237,13 +255,27 @@ class _Mount:
         """
         open_now = [each for each in self._endpoints if not each.closed]
         if not open_now:
-            raise endpoint_closed(" and ".join(each.name for each in self._endpoints))
+            raise endpoint_closed(_names(self._endpoints))
         cores = [each.core() for each in open_now]
         routes = self._routes
         if routes is None or routes[0] is not cores[0]:
             made = cores[0].call(MountedRoutes, cores[0], [each.name for each in self._endpoints]).result()
             routes = self._routes = cores[0], made
         return routes
+
+    def hand_over(self, head: Head, body: bytes | None, tell: Callable[[Told], object]) -> Exchange:
+        """Give the request to the core, which passes the reply to `tell`.
+
+        Raises:
+            Unavailable: "endpoint-closed".
+        """
+        core, routes = self.routes()
+        exchange = Exchange(core, tell)
+        try:
+            core.loop.call_soon_threadsafe(routes.take, _with_length(head, body), body, exchange)
+        except RuntimeError:  # the core has ended meanwhile
+            raise endpoint_closed(_names(self._endpoints)) from None
+        return exchange
 
     def refused(self, error: RoadworthyError) -> Begun:
         """The reply where no core answers."""
@@ -261,52 +293,37 @@ class _Asgi(_Mount):
             await send({"type": "websocket.close", "code": 1000, "reason": "this application speaks HTTP only"})
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        head = _asgi_head(scope)
+        head, told, loop = _asgi_head(scope), asyncio.Queue[Told](), asyncio.get_running_loop()
         try:
-            core, routes = self.routes() if self.begun_here() else await asyncio.to_thread(self.routes)
+            _, routes = self.routes() if self.begun_here() else await asyncio.to_thread(self.routes)
+            if not head.path:
+                await _send(send, _to_root(head), head)
+                return
+            body = await _asgi_body(receive, head, routes.limit(head))
+            if isinstance(body, _Gone):
+                return
+            exchange = self.hand_over(head, body, lambda piece: loop.call_soon_threadsafe(told.put_nowait, piece))
         except RoadworthyError as error:
             await _send(send, self.refused(error), head)
             return
-        if not head.path:
-            await _send(send, _to_root(head), head)
-            return
-        body = await _asgi_body(receive, head, routes.limit(head))
-        if isinstance(body, _Gone):
-            return
-        told: asyncio.Queue[Told] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        exchange = Exchange(core, lambda piece: loop.call_soon_threadsafe(told.put_nowait, piece))
-        core.loop.call_soon_threadsafe(routes.take, _with_length(head, body), body, exchange)
-        watch = asyncio.create_task(_watch(receive, partial(core.loop.call_soon_threadsafe, exchange.drop), told))
+        watch = asyncio.create_task(_watch(receive, told))
         try:
-            first = await told.get()
-            if not isinstance(first, Begun):
-                return
-            await _send(send, first, head)
-            while first.body is None and not isinstance(piece := await told.get(), Begun):
-                await send({"type": "http.response.body", "body": piece or b"", "more_body": piece is not None})
-                if piece is None:
-                    return
-                core.loop.call_soon_threadsafe(exchange.taken)
+            await _pass_on(send, head, told, exchange)
         finally:
             watch.cancel()
-            if not exchange.ended:
-                core.loop.call_soon_threadsafe(exchange.drop)
+            exchange.left()
 
 
 class _Wsgi(_Mount):
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        head = _wsgi_head(environ)
+        head, told = _wsgi_head(environ), SimpleQueue[Told]()
         try:
-            core, routes = self.routes()
+            _, routes = self.routes()
+            if not head.path:
+                return _started(start_response, _to_root(head), head)
+            exchange = self.hand_over(head, _wsgi_body(environ, head, routes.limit(head)), told.put)
         except RoadworthyError as error:
             return _started(start_response, self.refused(error), head)
-        if not head.path:
-            return _started(start_response, _to_root(head), head)
-        body = _wsgi_body(environ, head, routes.limit(head))
-        told: SimpleQueue[Told] = SimpleQueue()
-        exchange = Exchange(core, told.put)
-        core.loop.call_soon_threadsafe(routes.take, _with_length(head, body), body, exchange)
         first = told.get()
         if not isinstance(first, Begun):
             raise AssertionError("a reply begins with its head")  # noqa: TRY004 - cannot happen
@@ -324,12 +341,11 @@ class _Pieces:
     def __iter__(self) -> Iterator[bytes]:
         while isinstance(piece := self._told.get(), bytes):
             yield piece
-            self._exchange.core.loop.call_soon_threadsafe(self._exchange.taken)
+            self._exchange.wants_more()
 
     def close(self) -> None:
         """The caller has everything, or is gone."""
-        if not self._exchange.ended:
-            self._exchange.core.loop.call_soon_threadsafe(self._exchange.drop)
+        self._exchange.left()
 
 
 def asgi_app(*endpoints: EmbeddedEndpoint) -> ASGIApp:
@@ -366,12 +382,24 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-async def _watch(receive: Receive, drop: Callable[[], object], told: asyncio.Queue[Told]) -> None:
-    """Drop the request when its caller goes away."""
+async def _watch(receive: Receive, told: asyncio.Queue[Told]) -> None:
+    """End the reply when its caller goes away."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    drop()
     told.put_nowait(None)
+
+
+async def _pass_on(send: Send, head: Head, told: asyncio.Queue[Told], exchange: Exchange) -> None:
+    """Pass the reply on to the server."""
+    first = await told.get()
+    if not isinstance(first, Begun):
+        return
+    await _send(send, first, head)
+    while first.body is None and not isinstance(piece := await told.get(), Begun):
+        await send({"type": "http.response.body", "body": piece or b"", "more_body": piece is not None})
+        if piece is None:
+            return
+        exchange.wants_more()
 
 
 async def _send(send: Send, begun: Begun, head: Head) -> None:
@@ -452,6 +480,15 @@ def _with_length(head: Head, body: bytes | None) -> Head:
     if body:
         headers.append((b"content-length", b"%d" % len(body)))
     return Head(head.method, head.path, head.root, headers)
+
+
+def _closed(names: Iterable[str]) -> Reply:
+    """The reply of a core that ends."""
+    return problem(endpoint_closed(" and ".join(sorted(names))), PredictionIds().next())
+
+
+def _names(endpoints: Iterable[EmbeddedEndpoint]) -> str:
+    return " and ".join(each.name for each in endpoints)
 
 
 def _headers(reply: Reply, call: HttpPrediction | None) -> HeaderList:
