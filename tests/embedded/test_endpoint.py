@@ -177,6 +177,7 @@ def test_closing_the_last_endpoint_frees_the_core(credit: rw.Package, served: rw
     assert "closed" in repr(endpoint)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_killed_process_leaves_nothing(credit: rw.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next core deletes the folder of one whose process was killed, and leaves that of a living one."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

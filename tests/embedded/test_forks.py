@@ -58,8 +58,10 @@ def test_children_of_multiprocessing_begin_anew(credit: rw.Package, tmp_path: Pa
         [sys.executable, str(script), str(credit.path)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_fork_may_close_and_leave(credit: rw.Package) -> None:
     """A child that never asks closes and exits; the parent's endpoint is as before."""
     with rw.serve_in_process("forked", package=credit.path) as endpoint:

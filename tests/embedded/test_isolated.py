@@ -43,6 +43,8 @@ def runner_of(endpoint: rw.EmbeddedEndpoint) -> Any:
 @pytest.mark.parametrize("allowed", [None, "sha256:0", ()])
 def test_code_without_leave_is_refused(coded: rw.Package, allowed: Any) -> None:
     """As for `rw.load`: the digest must be named."""
+    with pytest.raises(rw.InvalidRequest, match="digests"):
+        rw.serve_in_process("refused", package=coded.path, allow_code=True)  # type: ignore[arg-type]  # a digest
     with pytest.raises(rw.PackageRefused) as caught:
         rw.serve_in_process("refused", package=coded.path, allow_code=allowed)
     assert caught.value.code == "code-not-allowed"
@@ -126,6 +128,11 @@ def test_a_stream_that_is_left_is_freed(streaming: rw.EmbeddedEndpoint) -> None:
 
     asyncio.run(leave())
     eventually(lambda: streaming.status().calls == 0, "no call in progress")
+    never = streaming.stream({"text": "forever"})
+    assert streaming.status().calls == 0
+    with pytest.raises(rw.InvalidInput):
+        streaming.stream({"text": 1})
+    del never
 
 
 def test_a_cancelled_call_is_freed(streaming: rw.EmbeddedEndpoint) -> None:

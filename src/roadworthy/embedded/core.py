@@ -284,15 +284,17 @@ class Core:
         ]
         self._started.set_result(None)
         await self._stop.wait()
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("a task of the embedded endpoints has failed", exc_info=result)
         for opened in self._opened.values():
             for call in list(opened.calls):
                 call.give_up(endpoint_closed(opened.offer.entry.name))
         self._opened.clear()
         self._offer()
         await self._manager.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
         await self._children.stop()
         self.readers.close()
         self._metrics.close()

@@ -22,7 +22,7 @@ from typing import Any, Self
 from roadworthy.client.prediction import Prediction
 from roadworthy.codecs.codec import HeaderList
 from roadworthy.embedded.core import Core
-from roadworthy.embedded.edge import EmbeddedRequest, PartQueue, WholeAnswer, endpoint_closed
+from roadworthy.embedded.edge import EmbeddedEdge, EmbeddedRequest, PartQueue, WholeAnswer, endpoint_closed
 from roadworthy.embedded.sources import HomeSource, PackageSource, Source, read_policy
 from roadworthy.foundation.errors import Conflict, InvalidRequest, RoadworthyError
 from roadworthy.foundation.plugins import allow
@@ -191,19 +191,22 @@ class EmbeddedEndpoint:
             raise
 
     def stream(self, data: Any, *, timeout_s: float | None = None) -> Iterator[list[Any]]:
-        """Answer rows part by part: each part is a list with one value per row, as in `Prediction.predictions`. A model that
-        answers at once gives one part. Closing the iterator gives the rest up. Raises as `predict`, also between two parts."""
-        arrived: SimpleQueue[Batch | RoadworthyError | None] = SimpleQueue()
-        call, parts = self._ask_parts(data, timeout_s, arrived.put)
-        return self._taken(call, parts, arrived.get)
+        """Answer rows part by part. The model is asked with the first part; closing the iterator gives the rest up.
+
+        Each part is a list with one value per row, as in `Prediction.predictions`. A model that answers at once gives one part.
+        Raises as `predict`, also between two parts.
+        """
+        return self._parts(*self._read(data, timeout_s), timeout_s)
 
     async def stream_async(self, data: Any, *, timeout_s: float | None = None) -> AsyncIterator[list[Any]]:
         """The same as `stream`, to be iterated on any event loop."""
         loop = asyncio.get_running_loop()
         if self._shared.core.pid != os.getpid():
             await asyncio.to_thread(self.core)
-        arrived: asyncio.Queue[Batch | RoadworthyError | None] = asyncio.Queue()
-        call, parts = self._ask_parts(data, timeout_s, lambda part: loop.call_soon_threadsafe(arrived.put_nowait, part))
+        core, edge, batch = self._read(data, timeout_s)
+        arrived, call = asyncio.Queue[Batch | RoadworthyError | None](), EmbeddedRequest(edge, timeout_s)
+        call.sink = parts = PartQueue(call, lambda part: loop.call_soon_threadsafe(arrived.put_nowait, part))
+        self._submit(core, call, batch)
         try:
             while (part := await arrived.get()) is not None:
                 yield self._part(parts, part)
@@ -265,8 +268,8 @@ class EmbeddedEndpoint:
             return shared.core
 
     def _ask(self, data: Any, timeout_s: float | None) -> tuple[EmbeddedRequest, Future[Answer]]:
-        core, call, batch = self._prepared(data, timeout_s)
-        result: Future[Answer] = Future()
+        core, edge, batch = self._read(data, timeout_s)
+        call, result = EmbeddedRequest(edge, timeout_s), Future[Answer]()
 
         def settle(outcome: Outcome) -> None:
             if not result.set_running_or_notify_cancel():
@@ -276,27 +279,18 @@ class EmbeddedEndpoint:
             else:
                 result.set_exception(outcome)
 
-        call.sink = WholeAnswer(call, settle, call.edge.most_rows)
+        call.sink = WholeAnswer(call, settle, edge.most_rows)
         self._submit(core, call, batch)
         return call, result
 
-    def _ask_parts(
-        self, data: Any, timeout_s: float | None, put: Callable[[Batch | RoadworthyError | None], object]
-    ) -> tuple[EmbeddedRequest, PartQueue]:
-        core, call, batch = self._prepared(data, timeout_s)
-        call.sink = parts = PartQueue(call, put)
-        self._submit(core, call, batch)
-        return call, parts
-
-    def _prepared(self, data: Any, timeout_s: float | None) -> tuple[Core, EmbeddedRequest, Batch]:
+    def _read(self, data: Any, timeout_s: float | None) -> tuple[Core, EmbeddedEdge, Batch]:
         if timeout_s is not None and not timeout_s > 0:
             raise InvalidRequest(f"timeout_s must be positive, got {timeout_s!r:.40}", code="invalid-timeout", hint="in seconds")
         core = self.core()
         edge = core.edges.get(self.name)
         if edge is None:
             raise endpoint_closed(self.name)
-        batch = to_batch(edge.layout, [data] if isinstance(data, Mapping) else data)
-        return core, EmbeddedRequest(edge, timeout_s), batch
+        return core, edge, to_batch(edge.layout, [data] if isinstance(data, Mapping) else data)
 
     def _submit(self, core: Core, call: EmbeddedRequest, batch: Batch) -> None:
         def ask() -> None:
@@ -310,11 +304,13 @@ class EmbeddedEndpoint:
         except RuntimeError:  # the core has ended meanwhile
             raise endpoint_closed(self.name) from None
 
-    def _taken(
-        self, call: EmbeddedRequest, parts: PartQueue, get: Callable[[], Batch | RoadworthyError | None]
-    ) -> Iterator[list[Any]]:
+    def _parts(self, core: Core, edge: EmbeddedEdge, batch: Batch, timeout_s: float | None) -> Iterator[list[Any]]:
+        arrived = SimpleQueue[Batch | RoadworthyError | None]()
+        call = EmbeddedRequest(edge, timeout_s)
+        call.sink = parts = PartQueue(call, arrived.put)
+        self._submit(core, call, batch)
         try:
-            while (part := get()) is not None:
+            while (part := arrived.get()) is not None:
                 yield self._part(parts, part)
         finally:
             self._give_up(call)
@@ -385,6 +381,8 @@ def serve_in_process(
             code="invalid-policy",
             hint="pass package=, or change the endpoint with `roadworthy deploy`",
         )
+    if isinstance(allow_code, bool):
+        raise InvalidRequest("allow_code names the digests of packages, not yes or no", hint='pass allow_code="sha256:…"')
     allowed = (allow_code,) if isinstance(allow_code, str) else tuple(sorted(allow_code or ()))
     where = None if package is None else str(package)
     arguments = (where, allowed, repr(policy))
