@@ -278,7 +278,7 @@ def test_a_closed_endpoint_answers_503(credit: rw.Package) -> None:
 
 
 def test_django_serves_views_and_a_mount(endpoints: tuple[rw.EmbeddedEndpoint, ...]) -> None:
-    """A view of Django asks the endpoint; its WSGI application has the mount beside it."""
+    """A view of Django asks the endpoint; its WSGI application has the mount next to it."""
     import django
     from django.conf import settings
     from django.core.wsgi import get_wsgi_application
