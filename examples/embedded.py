@@ -1,15 +1,13 @@
-"""A model inside an application: `rw.load` in the process that needs the answers, without a server.
+"""A model inside an application: `rw.serve_in_process` in the process that needs the answers, without a server.
 
-The application is a queue of loan requests; a batch job and a desktop program look the same.
+The application is a queue of loan requests; a web application, a batch job and a desktop program look the same.
 """
 
-# %% A package. In practice it comes from a file or, as `rw.load("limits:3")`, from the control plane.
+# %% A package. In practice it comes from a file, or as "limits:3" from the control plane.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,44 +30,26 @@ class Decision:
     digest: str
 
 
-class Desk:
-    """Decides requests. Load the model once, at the start: that proves it, and takes a second or so."""
-
-    def __init__(self, path: Path, allowed: str | None) -> None:
-        """Open the model.
-
-        Raises:
-            PackageError: the package is damaged, not allowed, or answers otherwise than in training.
-        """
-        self._model = rw.load(path, allow_code=allowed)
-
-    def decide(self, requests: list[dict[str, Any]]) -> list[Decision]:
-        """One decision for each request. A request that the model cannot read goes to a person; the others are not affected."""
-        return [self._decide(request) for request in requests]
-
-    def _decide(self, request: dict[str, Any]) -> Decision:
-        asked = request.pop("asked")
-        try:
-            granted = float(self._model.predict([request])["prediction"][0])
-        except rw.InvalidInput as error:
-            return Decision(f"a person will look at it ({error})", self._model.digest)
-        return Decision("granted" if asked <= granted else f"up to {granted:,.0f}", self._model.digest)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._model.close()
+def decide(limits: rw.EmbeddedEndpoint, request: dict[str, Any]) -> Decision:
+    """Decide one request. A request that the model cannot read goes to a person."""
+    asked = request.pop("asked")
+    try:
+        answer = limits.predict(request, timeout_s=2.0)
+    except rw.InvalidInput as error:
+        return Decision(f"a person will look at it ({error})", package.digest)
+    granted = answer.predictions[0]
+    return Decision("granted" if asked <= granted else f"up to {granted:,.0f}", answer.digest)
 
 
-# %% Run it
+# %% Run it. Open the endpoint once, at the start: that loads and proves the package, and takes a second or so.
 queue: list[dict[str, Any]] = [
     {"income": 5_000.0, "years": 10, "asked": 9_000},
     {"income": 1_500.0, "years": 1, "asked": 90_000},
     {"income": "plenty", "years": 4, "asked": 1_000},
 ]
-with Desk(package.path, package.digest if package.carries_code else None) as desk:
-    decisions = desk.decide(queue)
+allowed = package.digest if package.carries_code else None
+with rw.serve_in_process("limits", package=package.path, allow_code=allowed, policy={"cache": {"ttl_s": 600}}) as limits:
+    decisions = [decide(limits, request) for request in queue]
 for decision in decisions:
     print(decision.text, decision.digest[:19])
 assert decisions[0].text == "granted"

@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # type checkers know the name; importing it takes half as
 
 if TYPE_CHECKING:
     from roadworthy.client import AsyncClient, Client, Prediction
+    from roadworthy.embedded.endpoint import EmbeddedEndpoint, serve_in_process
+    from roadworthy.embedded.mounts import asgi_app, wsgi_app
     from roadworthy.foundation.errors import (
         ClientError,
         Conflict,
@@ -41,6 +43,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Conflict",
+    "EmbeddedEndpoint",
     "Forbidden",
     "InvalidInput",
     "InvalidRequest",
@@ -59,18 +62,25 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "__version__",
+    "asgi_app",
     "load",
     "pack",
+    "serve_in_process",
+    "wsgi_app",
 ]
 
 _HOMES = {
     "AsyncClient": "roadworthy.client",
     "Client": "roadworthy.client",
+    "EmbeddedEndpoint": "roadworthy.embedded.endpoint",
     "Model": "roadworthy.package.model",
     "Package": "roadworthy.package.package",
     "Prediction": "roadworthy.client",
+    "asgi_app": "roadworthy.embedded.mounts",
     "load": "roadworthy.loading",
     "pack": "roadworthy.packing",
+    "serve_in_process": "roadworthy.embedded.endpoint",
+    "wsgi_app": "roadworthy.embedded.mounts",
 }
 
 

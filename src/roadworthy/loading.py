@@ -53,7 +53,7 @@ def load(
         )
     settings = load_settings()
     allow(settings.general.plugins)
-    package = _unpacked(source, settings)
+    package = unpacked(source, settings)
     allowed = (allow_code,) if isinstance(allow_code, str) else tuple(allow_code or ())
     constructed = construct(package, allow_code=allowed, runtime=runtime, threads=threads)
     try:
@@ -63,7 +63,7 @@ def load(
         raise
 
 
-def _unpacked(source: str | Path, settings: Settings) -> Package:
+def unpacked(source: str | Path, settings: Settings) -> Package:
     path = Path(source)
     if path.is_dir():
         return open_package(path)

@@ -5,6 +5,7 @@ A change of a type that callers see fails here first: change this file on purpos
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -18,6 +19,8 @@ from roadworthy.contract.api.registry import Version
 from roadworthy.contract.api.rollouts import CommandedRollout, NoRollout, Rollout, StartedRollout
 from roadworthy.contract.api.system import AuditEntry
 from roadworthy.contract.api.webhooks import Webhook
+from roadworthy.embedded.endpoint import EmbeddedStatus
+from roadworthy.embedded.mounts import ASGIApp, WSGIApp
 from roadworthy.schema.signature import Signature
 
 
@@ -44,6 +47,31 @@ def loading() -> None:
         assert_type(model.signature, Signature)
         assert_type(model.predict([{"a": 1}]), Any)
     rw.load(3)  # type: ignore[arg-type]  # a name or a path
+
+
+def embedding(rows: Any) -> None:
+    """An endpoint in this process, and its mounts."""
+    with rw.serve_in_process("credit", package=Path("credit.rw"), allow_code="sha256:0", policy={"max_rows": 1}) as credit:
+        assert_type(credit, rw.EmbeddedEndpoint)
+        assert_type(credit.name, str)
+        assert_type(credit.closed, bool)
+        assert_type(credit.predict(rows, timeout_s=1.0), rw.Prediction)
+        assert_type(credit.stream(rows), Iterator[list[Any]])
+        assert_type(credit.stream_async(rows), AsyncIterator[list[Any]])
+        assert_type(credit.status(), EmbeddedStatus)
+        assert_type(credit.status().off, Mapping[str, str])
+        assert_type(rw.asgi_app(credit), ASGIApp)
+        assert_type(rw.wsgi_app(credit, credit), WSGIApp)
+        credit.close(grace_s=1.0)
+    rw.serve_in_process("credit", "credit.rw")  # type: ignore[call-arg]  # by keyword only
+    rw.asgi_app("credit")  # type: ignore[arg-type]  # an endpoint
+
+
+async def embedding_awaited(credit: rw.EmbeddedEndpoint, rows: Any) -> None:
+    """The same on an event loop."""
+    assert_type(await credit.predict_async(rows), rw.Prediction)
+    async for part in credit.stream_async(rows):
+        assert_type(part, list[Any])
 
 
 def asking(rows: Any) -> None:

@@ -28,6 +28,7 @@ MOST_COLUMNS = 500
 _MOST_CATEGORIES_BYTES = 1 << 10
 MOST_EXAMPLES, _MOST_EXAMPLE_BYTES = 3, 16 << 10
 _MOST_TEXT = 200
+_SERVERS = b'"servers":[{"url":"/"}]'
 ROWS: Fragment = {"$ref": "#/components/schemas/Rows"}
 ANSWERS: Fragment = {"$ref": "#/components/schemas/Answers"}
 _SCALARS: dict[DType, Fragment] = {
@@ -77,6 +78,11 @@ def described(name: str, signature: Signature, policy: Policy, golden: tuple[Bat
         except (TypeError, ValueError):  # a nested value without a JSON form
             break
     return Described(name, signature, policy)
+
+
+def below(encoded: bytes, root: str) -> bytes:
+    """An encoded document for a server whose paths are all below the prefix `root`, such as "/models"."""
+    return encoded.replace(_SERVERS, b'"servers":[{"url":%b}]' % msgspec.json.encode(root), 1) if root else encoded
 
 
 def document(about: Described, paths: Mapping[str, Fragment], version: str) -> Fragment:

@@ -137,6 +137,11 @@ class Pipeline:
         self._between_s = math.inf if policy.stream.between_ms is None else policy.stream.between_ms / 1_000
         self._kinds: dict[tuple[str, int, str, int, str, str, str, str, str], RecordKind] = {}
 
+    @property
+    def name(self) -> str:
+        """The endpoint's."""
+        return self._endpoint.entry.name
+
     def admit(self, call: Request) -> None:
         """Identify the caller, and refuse the request if the worker admits no new ones.
 

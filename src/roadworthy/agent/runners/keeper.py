@@ -19,12 +19,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from roadworthy.agent.runners.orders import Orders
 from roadworthy.agent.runners.quarantine import Quarantine, crash_reason
 from roadworthy.agent.runners.watch import KILL, STILL, Growth, RunnerWatch
 from roadworthy.contract.local import part_of, read_part
@@ -132,6 +131,18 @@ class RunnerSettings:
     log_level: str = "info"
 
 
+class Orders(Protocol):
+    """Starts and ends runner processes: the channel to the supervisor (`orders.py`), or this process itself."""
+
+    def order(self, children: list[dict[str, Any]]) -> None:
+        """Run exactly these children."""
+        ...
+
+    def kill(self, name: str, pid: int, reason: str) -> None:
+        """Kill process `pid` of a child at once."""
+        ...
+
+
 class Runners:
     """Keeps the wanted runner processes running. Event loop only.
 
@@ -139,7 +150,7 @@ class Runners:
         settings: how runners start.
         place: decides where versions execute.
         quarantine: counts crashes.
-        orders: the channel to the supervisor.
+        orders: starts and ends the processes.
         held: whether a worker still needs a part in its own process.
         keep_out: called with the reasons by part whenever they change.
         count_crash: called for each crash with the id of each rollout that it counts for.

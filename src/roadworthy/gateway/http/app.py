@@ -56,6 +56,7 @@ class App:
             return
         headers = dict(scope["headers"])
         request = Request(scope["method"], scope["raw_path"], headers, self._next_id(), time.monotonic())
+        request.root = scope.get("root_path", "")
         try:
             self._checks.check(scope["headers"], headers, any_host=request.path in self._probes)
             request.id = request_id(headers.get(b"x-request-id")) or request.id

@@ -28,9 +28,10 @@ class Request:
         headers: names in lower case.
         prediction_id: the gateway's own id. id: the caller's X-Request-Id, or the same.
         started: monotonic clock, seconds.
+        root: the prefix below which an application has mounted the routes; "" in a gateway.
     """
 
-    __slots__ = ("headers", "id", "method", "path", "prediction_id", "started")
+    __slots__ = ("headers", "id", "method", "path", "prediction_id", "root", "started")
 
     def __init__(self, method: str, path: bytes, headers: dict[bytes, bytes], prediction_id: str, started: float) -> None:
         self.method = method
@@ -38,6 +39,7 @@ class Request:
         self.headers = headers
         self.prediction_id = self.id = prediction_id
         self.started = started
+        self.root = ""
 
     @property
     def leaves_much_unread(self) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from roadworthy.codecs.codec import Chooser
 from roadworthy.codecs.open_inference import OpenInference
+from roadworthy.codecs.openapi import below
 from roadworthy.codecs.protocol import GatewayState, Page, WireProtocol, bind_protocols, guarded, pages_of, paths_of, protocols
 from roadworthy.foundation.errors import InvalidRequest, NotFound, RoadworthyError
 from roadworthy.gateway.http import describe
@@ -92,7 +93,8 @@ class Routing:
             found = self.predictions.get(url.partition(b"?")[0])
         return found
 
-    def head(self, label: str, version: Version) -> bytes:
+    @staticmethod
+    def head(label: str, version: Version) -> bytes:
         """The header lines that name the version in its replies."""
         return lines(
             [
@@ -224,7 +226,7 @@ class Routing:
 
         async def openapi(request: Request, receive: Receive) -> Reply:  # noqa: ARG001 - a handler
             endpoint.admission.identify(request.headers)
-            return Reply(200, await self._documents.openapi(endpoint))
+            return Reply(200, below(await self._documents.openapi(endpoint), request.root))
 
         table: Table = {
             b"/v1/models/" + name: _about(endpoint, lambda: describe.endpoint(endpoint)),

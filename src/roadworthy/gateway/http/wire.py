@@ -27,6 +27,11 @@ def lines(headers: HeaderList | tuple[tuple[bytes, bytes], ...]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
+def read_lines(text: bytes) -> HeaderList:
+    """The headers that `lines` wrote."""
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in text.split(b"\r\n") if line)]
+
+
 def begin(call: Answered, reply: Reply, default: HeaderList, *, close: bool, chunked: bool) -> bytes:
     """The head of a response whose body follows in pieces, as chunks or until the connection closes."""
     more = [(b"x-request-id", call.id.encode("ascii")), (b"roadworthy-prediction-id", call.prediction_id.encode("ascii"))]

@@ -1,0 +1,215 @@
+"""An endpoint inside a process: what it answers, what its policy does, how it is opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import roadworthy as rw
+from roadworthy.embedded.endpoint import OFF, _process
+from roadworthy.embedded.scratch import Scratch
+from tests.embedded.conftest import ROWS, answers
+from tests.waiting import eventually
+
+ROW = {"age": 31.0, "income": 42_000.0}
+
+
+@pytest.fixture(scope="module")
+def served(credit: rw.Package) -> Any:
+    """The inline model, open for the whole module."""
+    with rw.serve_in_process("credit", package=credit.path) as endpoint:
+        yield endpoint
+
+
+@pytest.mark.parametrize(
+    "data",
+    [ROW, [ROW], [[31.0, 42_000.0]], pd.DataFrame([ROW]), pl.DataFrame([ROW]), np.array([[31.0, 42_000.0]])],
+    ids=["dict", "dicts", "lists", "pandas", "polars", "numpy"],
+)
+def test_every_form_of_rows_is_answered(served: rw.EmbeddedEndpoint, credit: rw.Package, data: Any) -> None:
+    """Each form that `rw.Client` takes gives its answer, with the version and the package that gave it."""
+    answer = served.predict(data)
+    assert answers(answer) == [62.0]
+    assert (answer.version, answer.digest) == ("credit:1", credit.digest)
+    assert len(answer.id) == 32
+
+
+def test_answers_keep_the_index_of_a_frame(served: rw.EmbeddedEndpoint) -> None:
+    """The frame of the answers has the index of the frame of the rows."""
+    frame = ROWS.set_axis(["a", "b", "c", "d"])
+    assert list(served.predict(frame).to_frame().index) == ["a", "b", "c", "d"]
+
+
+def test_rows_that_do_not_fit_are_refused_by_name(served: rw.EmbeddedEndpoint) -> None:
+    """The error names the column, as over HTTP."""
+    with pytest.raises(rw.InvalidInput, match="'income'") as caught:
+        served.predict({"age": 1.0})
+    assert caught.value.facts["fields"][0]["name"] == "income"
+
+
+def test_awaited_calls_work_on_any_event_loop(served: rw.EmbeddedEndpoint) -> None:
+    """Several calls at once, and again on another loop after the first has ended."""
+
+    async def ask() -> list[float]:
+        found = await asyncio.gather(*(served.predict_async({**ROW, "age": float(age)}) for age in range(20)))
+        return [value for each in found for value in answers(each)]
+
+    for _ in range(2):
+        assert asyncio.run(ask()) == [2.0 * age for age in range(20)]
+
+
+def test_many_threads_ask_at_once(served: rw.EmbeddedEndpoint) -> None:
+    """Each thread gets the answers to its own rows, and each call an id of its own."""
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda age: served.predict({**ROW, "age": float(age)}), range(200)))
+    assert [answers(each) for each in found] == [[2.0 * age] for age in range(200)]
+    assert len({each.id for each in found}) == 200
+
+
+def test_a_model_that_answers_at_once_gives_one_part(served: rw.EmbeddedEndpoint) -> None:
+    """`stream` works for every model."""
+    assert [len(part) for part in served.stream(ROWS)] == [4]
+
+
+def test_status_says_what_is_off(served: rw.EmbeddedEndpoint, credit: rw.Package) -> None:
+    """The state of the version, where it executes, and what takes an agent."""
+    status = served.status()
+    assert (status.endpoint, status.ready, status.calls) == ("credit", True, 0)
+    assert [(each.digest, each.state) for each in status.versions] == [(credit.digest, "READY")]
+    assert str(status.versions[0].placement).startswith("inline")
+    assert status.off == OFF
+    assert {"records", "metrics", "rollouts"} <= set(OFF)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan")])
+def test_an_impossible_timeout_is_refused(served: rw.EmbeddedEndpoint, timeout_s: float) -> None:
+    """A timeout is a positive number of seconds."""
+    with pytest.raises(rw.RoadworthyError) as caught:
+        served.predict(ROW, timeout_s=timeout_s)
+    assert caught.value.code == "invalid-timeout"
+
+
+def test_the_same_arguments_share_one_core(served: rw.EmbeddedEndpoint, credit: rw.Package) -> None:
+    """A second opening loads nothing; the endpoint is open until the last close."""
+    again = rw.serve_in_process("credit", package=credit.path)
+    assert again.status().pid == served.status().pid
+    assert len(_process.open) == 1
+    again.close()
+    again.close()
+    assert answers(served.predict(ROW)) == [62.0]
+    with pytest.raises(rw.Unavailable) as caught:
+        again.predict(ROW)
+    assert caught.value.code == "endpoint-closed"
+
+
+def test_other_arguments_for_an_open_endpoint_are_refused(served: rw.EmbeddedEndpoint, credit: rw.Package) -> None:
+    """The error names the endpoint."""
+    with pytest.raises(rw.Conflict, match=served.name) as caught:
+        rw.serve_in_process("credit", package=credit.path, policy={"max_rows": 1})
+    assert caught.value.code == "endpoint-open"
+
+
+def test_a_cache_and_bounds_work(credit: rw.Package) -> None:
+    """The policy is the core's: a cached answer says so, and too many rows are refused."""
+    policy = {"cache": {"ttl_s": 600}, "max_rows": 2}
+    with rw.serve_in_process("cached", package=credit.path, policy=policy) as endpoint:
+        assert "hit" not in endpoint.predict(ROW).cache_status
+        assert "hit" in endpoint.predict(ROW).cache_status
+        with pytest.raises(rw.InvalidRequest) as caught:
+            endpoint.predict(ROWS)
+        assert caught.value.code == "too-many-rows"
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        ({"max_rows": 0}, "invalid-policy"),
+        ({"max_row": 1}, "invalid-policy"),
+        ({"layers": {"nothing": {}}}, "unknown-layer"),
+        ({"fallback": [{"kind": "version", "version": "credit:2"}]}, "invalid-policy"),
+        ({"fallback": [{"kind": "rule", "rule": "nothing"}]}, "invalid-policy"),
+        ({"fallback": [{"kind": "static", "value": "text"}]}, "invalid-policy"),
+    ],
+)
+def test_a_policy_that_cannot_hold_is_refused(credit: rw.Package, policy: dict[str, Any], code: str) -> None:
+    """It is refused when the endpoint is opened, and nothing stays open."""
+    with pytest.raises(rw.InvalidRequest) as caught:
+        rw.serve_in_process("wrong", package=credit.path, policy=policy)
+    assert caught.value.code == code
+    assert "wrong" not in _process.open
+
+
+def test_what_cannot_be_opened_is_refused_with_its_own_error(tmp_path: Path) -> None:
+    """A file that is no package, an endpoint that no gateway here has, and an invalid name."""
+    nothing = tmp_path / "nothing.rw"
+    nothing.write_bytes(b"nothing")
+    with pytest.raises(rw.PackageInvalid):
+        rw.serve_in_process("nothing", package=nothing)
+    with pytest.raises(rw.NotFound) as caught:
+        rw.serve_in_process("nothing")
+    assert caught.value.code == "unknown-endpoint"
+    with pytest.raises(rw.InvalidRequest):
+        rw.serve_in_process("No Name", package=nothing)
+    with pytest.raises(rw.InvalidRequest, match="package="):
+        rw.serve_in_process("nothing", policy={})
+
+
+def test_closing_the_last_endpoint_frees_the_core(credit: rw.Package, served: rw.EmbeddedEndpoint) -> None:
+    """Its thread and its folder are gone; it can be opened again."""
+    served.close()
+    for _ in range(2):
+        with rw.serve_in_process("short", package=credit.path) as endpoint:
+            core = endpoint.core()
+            assert any(thread.name == "roadworthy" for thread in threading.enumerate())
+            assert core.folder.exists()
+        assert not core.folder.exists()
+        assert not any(thread.name == "roadworthy" for thread in threading.enumerate())
+    assert "closed" in repr(endpoint)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_killed_process_leaves_nothing(credit: rw.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next core deletes the folder of one whose process was killed, and leaves that of a living one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    living = Scratch()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        Scratch()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    with rw.serve_in_process("short", package=credit.path) as endpoint:
+        assert {each.name for each in tmp_path.glob("roadworthy-embedded-*")} == {
+            living.path.name,
+            endpoint.core().folder.parent.name,
+        }
+    living.delete()
+    assert not list(tmp_path.glob("roadworthy-embedded-*"))
+
+
+def test_a_home_is_served_and_followed(home: Any) -> None:
+    """An endpoint of the gateway's snapshot is served with its split and policy, and so are its changes. In a rollout the stable
+    version answers alone."""
+
+    def answering() -> set[str]:
+        return {endpoint.predict(ROW).version for _ in range(30)}
+
+    home.write([10_000, 0])
+    with rw.serve_in_process("home") as endpoint:
+        assert answering() == {"credit:1"}
+        home.write([0, 10_000])
+        eventually(lambda: answering() == {"credit:2"}, "a deployment")
+        home.write([5_000, 5_000], rollout=True)
+        eventually(lambda: answering() == {"credit:1"}, "a rollout")
+        home.write([5_000, 5_000])
+        eventually(lambda: answering() == {"credit:1", "credit:2"}, "a split")
