@@ -62,10 +62,11 @@ def begin_hosting() -> None:
 def hear_stop(stop: Callable[[], None]) -> None:
     """Call `stop` on SIGTERM and ignore SIGINT, whatever handlers a model has installed. Call in the main thread."""
     _host.stop = stop
-    for number, handler in ((signal.SIGTERM, _on_stop_signal), (signal.SIGINT, _ignore)):
+    handlers = {signal.SIGTERM: _on_stop_signal, signal.SIGINT: _ignore}
+    for number, handler in handlers.items():
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
-    keep_handlers()
+    _host.handlers = handlers
 
 
 def forget_in_forks(forget: Callable[[], object]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roadworthy.foundation.child import EXIT_REFUSED
+from roadworthy.foundation.confine.environment import passed_on
 from roadworthy.foundation.log_stream import LogStream
 from roadworthy.supervisor.output import Printed, read_printed
 from roadworthy.supervisor.plan import ChildPlan, Restarts
@@ -154,7 +155,7 @@ class ProcessGroup:
                     stdout=out,
                     pass_fds=fds,
                     start_new_session=True,
-                    env={**_DEFAULTS, **os.environ},
+                    env=passed_on(),
                 )
         except OSError as error:  # out of processes, descriptors or memory: try again later
             stdin.close()
@@ -291,9 +292,6 @@ def _dropped_line(lines: int) -> str:
     return json.dumps(event) + "\n"
 
 
-_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Variables of each child, unless this process has others. Otherwise OpenMP threads use a core while they wait for work, and on a
-busy machine take it from the threads that they wait for."""
 _log = LogStream(2, _dropped_line)
 
 

@@ -1,4 +1,5 @@
-"""The environment variables of a confined process: where libraries are and how many threads to use; never a possible secret."""
+"""The environment variables of child processes. A confined one gets those that say where libraries are and how many threads to
+use, and no possible secret."""
 
 from __future__ import annotations
 
@@ -26,6 +27,14 @@ _FAMILIES = (
         "HIP_",
     ),
 )
+
+_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Otherwise OpenMP threads use a core while they wait for work, and on a busy machine take it from those that they wait for."""
+
+
+def passed_on() -> dict[str, str]:
+    """The variables of this process, and defaults for those that it lacks."""
+    return {**_DEFAULTS, **os.environ}
 
 
 def filtered(more: Mapping[str, str]) -> dict[str, str]:
