@@ -117,9 +117,9 @@ def a_rule_stands_in(machine: Machine) -> None:
     """A rule of the failing version's package answers, then the static answer."""
     steps = '[{"kind": "rule", "rule": "mean"}, {"kind": "static", "value": 0}]'
     machine.run("deploy", "sums:2", "--endpoint", "sums", "--set", f"fallback={steps}")
-    reply = eventually(
-        lambda: "version" not in (found := machine.ask(-1, 2)).headers["roadworthy-fallback"] and found,
-        "the new policy",
+    reply = eventually(  # the static answer comes while the rule's process is too slow
+        lambda: (found := machine.ask(-1, 2)).headers["roadworthy-fallback"].startswith("rule") and found,
+        "the new policy, and an answer of the rule",
     )
     assert reply.json()["predictions"] == [12.0]
     assert reply.headers["roadworthy-fallback"] == 'rule; rule="mean"; reason="model-failed"'
