@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -55,6 +55,7 @@ class Fork:
         stderr: int = 2,
         pass_fds: Collection[int] = (),
         start_new_session: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.returncode: int | None = None
         sys.stdout.flush()
@@ -65,6 +66,9 @@ class Fork:
             try:
                 if start_new_session:
                     os.setsid()
+                if env is not None:
+                    os.environ.clear()
+                    os.environ.update(env)
                 _become(command, (stdin, stdout, stderr), pass_fds, mask)
             except BaseException:  # noqa: BLE001  no error may continue as the supervisor
                 traceback.print_exc()

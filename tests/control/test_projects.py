@@ -19,6 +19,7 @@ from sqlalchemy import insert, select
 from roadworthy.contract.api.operation import GATEWAY, OPEN, Operation
 from roadworthy.contract.telemetry import RecordFile, RequestCount, Telemetry, encode_telemetry
 from roadworthy.control.context import ControlContext
+from roadworthy.control.controllers.loop import Controllers
 from roadworthy.control.http.app import build_routes, create_app
 from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_context
@@ -140,7 +141,12 @@ def worlds(tmp_path_factory: pytest.TempPathFactory, make_package: Callable[...,
     with pytest.MonkeyPatch.context() as patch:  # no webhook leaves this machine, and no package is proved in its own process
         patch.setattr(Sender, "send", _arrive)
         patch.setattr(packages, "prove_isolated", lambda *_, **__: None)
-        full.fill()
+        controllers = Controllers(full.context)
+        controllers.start()
+        try:
+            full.fill()
+        finally:
+            controllers.stop()
         empty.names = full.names
         yield full, empty
     full.context.database.close()

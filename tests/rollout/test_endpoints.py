@@ -16,6 +16,7 @@ from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import DEPLOYMENT
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.store.connection import Connection
 from roadworthy.store.engine import open_database, run_migrations
 
 START = Endpoint("flights", 1, "flights:1", None, {"max_rows": 3}, {"inputs": []}, 7, "me")
@@ -79,7 +80,7 @@ def test_versions_on_their_way_in_an_older_store_become_deployments(tmp_path: Pa
             connection.exec_driver_sql("INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         plan = check_plan({"strategy": "canary"})
         running = Rollout("rollout-1", "behind", "m:1", "digest-1", "m:2", "digest-2", plan, begin("r", 4), 1, "me")
-        rollouts.create(connection, running)
+        rollouts.create(Connection(connection, "default"), running)
     bare.dispose()
     database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     with database.begin() as connection:
