@@ -15,6 +15,7 @@ _OS = {"fork", "forkpty", "spawnv", "posix_spawn", "register_at_fork"}
 _MODULES = {"multiprocessing", "pty"}
 _NAMES = {"ProcessPoolExecutor", "preexec_fn"}
 ALLOWED = {
+    "embedded/endpoint.py:register_at_fork": "an application that forks must not go on with the core of its parent",
     "foundation/host.py:register_at_fork": "a model's own fork must not hear its parent's signals",
     "foundation/confine/namespaces.py:fork": "the launcher has one thread and nothing open; its child tries a namespace and ends",
     "foundation/log_stream.py:register_at_fork": "a model's own fork must not inherit the log's lock",
