@@ -21,9 +21,9 @@ def ten(rows: Any) -> Any:
 
 def otherwise(rows: Any) -> Any:
     """Age, and one more in a runner process: the proof does not hold there."""
-    import sys
+    import traceback
 
-    return rows["age"] + ("roadworthy.runtime.runners.isolated.process" in sys.modules)
+    return rows["age"] + any(frame.filename.endswith("isolated/process.py") for frame in traceback.extract_stack())
 
 
 def words(rows: Any) -> Iterator[Any]:

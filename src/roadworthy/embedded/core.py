@@ -264,15 +264,17 @@ class Core:
     # The thread.
 
     def _main(self) -> None:
+        loop = uvloop.new_event_loop()
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._run())
+            loop.run_until_complete(self._run())
+            loop.run_until_complete(loop.shutdown_asyncgens())
         except BaseException as error:  # raised by `start`, or logged
             if self._started.done():
                 log.exception("the core of the embedded endpoints has ended")
             else:
                 self._started.set_exception(error)
         finally:
+            loop.close()  # does not wait for its executor: an interpreter that exits starts no thread that could (Python 3.12)
             self._scratch.delete()
 
     async def _run(self) -> None:
