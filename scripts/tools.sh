@@ -16,6 +16,9 @@ for tool in "$@"; do
     esac
 done
 [ ${#missing[@]} = 0 ] && exit 0
-"$(dirname "$0")/apt.sh" "${missing[@]}"
-[ -d /run/systemd/system ] && [ ${#servers[@]} -gt 0 ] && systemctl disable --now "${servers[@]}"
-exit 0
+status=0
+"$(dirname "$0")/apt.sh" "${missing[@]}" || status=1
+if [ -d /run/systemd/system ]; then
+    for server in "${servers[@]}"; do systemctl disable --now "$server" || status=1; done
+fi
+exit $status

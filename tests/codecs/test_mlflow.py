@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from roadworthy.codecs.codec import Decoded
-from roadworthy.codecs.mlflow import PROTOCOL
+from roadworthy.codecs.mlflow import PROTOCOL, _no_params
 from roadworthy.codecs.reading.bounds import FAST_BYTES, NeedsReader
 from roadworthy.contract.policy import Policy
 from roadworthy.contract.snapshot import KeyEntry
@@ -256,6 +256,16 @@ def test_params_are_refused_with_what_the_model_takes() -> None:
     assert len(caught.value.message) < 300
     with pytest.raises(InvalidRequest, match="no object"):
         read({"instances": VALUES, "params": [1]})
+
+
+def test_each_param_is_looked_up_once() -> None:
+    """Not compared with every column: both may be many, and a reader process would take seconds."""
+
+    class Columns(list[str]):
+        def __contains__(self, name: object) -> bool:
+            raise AssertionError(f"{name} is compared with every column")
+
+    assert (_no_params(["y", "x"], Columns(["x"])).hint or "").startswith("send 'x' as a column")
 
 
 def test_a_setting_names_the_endpoint_of_paths_without_a_name(start_worker: Any, make_plan: Any) -> None:

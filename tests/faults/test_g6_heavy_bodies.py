@@ -6,14 +6,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gzip
 import json
 import mmap
 import os
 import signal
+import struct
 import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,12 +30,13 @@ from bench.load.heavy import COLUMNS, LEGAL, LIMIT_BYTES, NAMES, ROWS, Heavy, he
 from roadworthy.codecs.codec import Decoded
 from roadworthy.codecs.formats import Formats
 from roadworthy.codecs.open_inference import OpenInference
-from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, NeedsReader
+from roadworthy.codecs.reading.bounds import ARROW_BYTES, EXACT_BYTES, FAST_BYTES, RAW_BYTES, NeedsReader, NeedsThread
 from roadworthy.contract.policy import Policy
-from roadworthy.foundation.errors import InvalidRequest, RoadworthyError, Unavailable
+from roadworthy.foundation.errors import DeadlineExceeded, InvalidRequest, RoadworthyError, Unavailable
 from roadworthy.foundation.resident import resident
+from roadworthy.gateway.http.predict import _read
 from roadworthy.gateway.readers import jobs
-from roadworthy.gateway.readers.pool import MOST_WAITING_BYTES, Read, Readers
+from roadworthy.gateway.readers.pool import MOST, MOST_WAITING_BYTES, Read, Readers
 from roadworthy.runtime.pending import Outcome, PendingRequest
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
@@ -130,6 +135,56 @@ def test_g6_the_loop_reads_no_long_body(name: str) -> None:
         with peak() as built, contextlib.suppress(InvalidRequest, NeedsReader):
             decode(heavy, body[:limit], on_loop=True)
         assert built[0] < 16 * limit + (1 << 20)
+
+
+def raw_body(fields: tuple[Field, ...], datatype: str, raw: bytes, rows: int) -> tuple[dict[bytes, bytes], bytes]:
+    """The headers and the body of V2 with the same raw values in each field."""
+    parameters = {"binary_data_size": len(raw)}
+    tensors = [{"name": field.name, "shape": [rows], "datatype": datatype, "parameters": parameters} for field in fields]
+    head = json.dumps({"inputs": tensors}).encode()
+    return {b"inference-header-content-length": b"%d" % len(head)}, head + raw * len(fields)
+
+
+def test_g6_a_thread_reads_long_raw_numbers() -> None:
+    """The same rows as without a loop."""
+    heavy = BODIES["V2 binary: largest legal"]
+    with pytest.raises(NeedsThread) as raised:
+        decode(heavy, heavy.make(), on_loop=True)
+    assert np.array_equal(raised.value.read().batch.blocks[0].values, numbers())
+
+
+@pytest.mark.parametrize(
+    ("field", "datatype", "raw"),
+    [
+        (Field("c", DType.STRING), "BYTES", (struct.pack("<I", 40) + b"x" * 40) * 9_000),
+        (Field("c", DType.INT64, categories=(0, 1), categorical=True), "INT64", bytes(8 * 40_000)),
+    ],
+    ids=["texts", "categories"],
+)
+def test_g6_no_thread_reads_raw_values_one_by_one(
+    field: Field, datatype: str, raw: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would hold the interpreter's lock: the thread passes them on before it reads any. Control: without its check it does
+    not."""
+    assert len(raw) > RAW_BYTES
+    asked = raw_body((field,), datatype, raw, 9_000 if datatype == "BYTES" else 40_000)
+    signature = Signature((field,), (Field("total", DType.FLOAT64),))
+    reads = []
+    for _ in range(2):
+        with pytest.raises(NeedsThread) as raised:
+            OpenInference("e", signature, Policy(max_rows=40_000), on_loop=True).decode(*asked)
+        reads.append(raised.value.read)
+    with pytest.raises(NeedsReader) as passed_on:
+        reads[0]()
+    assert type(passed_on.value) is NeedsReader
+    monkeypatch.setattr(OpenInference, "_check_slow", lambda *_: None)
+    assert reads[1]().batch.rows > 0
+
+
+def test_g6_a_body_that_is_not_wanted_is_not_read() -> None:
+    """Its request was settled while it waited for the thread."""
+    call: Any = SimpleNamespace(done=True)
+    assert isinstance(_read(call, lambda: pytest.fail("it was read")), DeadlineExceeded)
 
 
 # --- reading processes
@@ -403,6 +458,35 @@ def test_g6_the_largest_legal_bodies_are_answered(name: str, worker: Any) -> Non
     else:
         totals = reply.json()["outputs"][0]["data"] if heavy.is_v2 else reply.json()["predictions"]
     assert np.allclose(totals, numbers().sum(axis=1))
+
+
+def test_g6_long_raw_numbers_do_not_wait_for_reader_processes(worker: Any) -> None:
+    """Nor do compressed ones, while both processes hold a body each."""
+    heavy, raw = BODIES["JSON: largest legal"], BODIES["V2 binary: largest legal"]
+    body, process = heavy.make(), psutil.Process(worker.process.pid)
+
+    def found() -> list[psutil.Process]:
+        return [child for child in process.children() if "roadworthy.gateway.readers" in child.cmdline()]
+
+    with ThreadPoolExecutor(2) as threads:
+
+        def both() -> list[Future[Any]]:
+            return [threads.submit(post, worker, heavy, body) for _ in range(2)]
+
+        eventually(lambda: [asked.result() for asked in both()] and len(found()) == MOST, "both processes run")
+        for reader in found():
+            reader.suspend()
+        try:
+            held = both()
+            compressed = raw.headers() | {"Content-Encoding": "gzip"}
+            plain = post(worker, raw, raw.make())
+            packed = worker.client.post("/v2/models/sum/infer", content=gzip.compress(raw.make(), 1), headers=compressed)
+            assert (plain.status_code, packed.status_code) == (200, 200)
+            assert not any(asked.done() for asked in held)
+        finally:
+            for reader in found():
+                reader.resume()
+        assert [asked.result().status_code for asked in held] == [200, 200]
 
 
 @pytest.mark.parametrize("name", ["JSON: 900,000 columns", "JSON: five million empty objects", "CSV: a head of a million names"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from roadworthy.frameworks.parts import Steps, begin
-from tests.waiting import eventually
+from tests.waiting import HandClock, eventually
 
 
 def step(steps: Any) -> Any:
@@ -84,6 +84,44 @@ def test_steps_that_do_not_wait_are_taken_together() -> None:
         assert [next(steps) for _ in expected] == expected
         assert begun[-1] == expected[-1]
     assert list(steps) == []
+
+
+def test_a_generator_that_computes_lets_the_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first part and a cancellation do not wait for all the steps that it was asked for."""
+    clock = HandClock()
+    monkeypatch.setattr("roadworthy.frameworks.parts.time", clock)
+    order: list[str] = []
+    begun, gate = threading.Event(), threading.Event()
+
+    async def computes(_rows: Any) -> AsyncIterator[str]:
+        while True:
+            begun.set()
+            gate.wait()
+            clock.step(0.001)
+            order.append("computed")
+            yield "x"
+
+    async def closes(_rows: Any) -> AsyncIterator[str]:
+        try:
+            yield "a"
+        finally:
+            order.append("closed")
+
+    async def begins(_rows: Any) -> AsyncIterator[str]:
+        order.append("began")
+        yield "a"
+
+    closing, computing, beginning = begin(closes, None), begin(computes, None), begin(begins, None)
+    assert step(closing) == "a"
+    computing.ask(lambda: None, 8)  # type: ignore[attr-defined]  # that of an async generator
+    eventually(begun.is_set, "the first step computes")
+    closing.close()
+    beginning.ask(lambda: None, 1)  # type: ignore[attr-defined]  # that of an async generator
+    gate.set()
+    eventually(lambda: order.count("computed") == 8, "all steps have ended")
+    computing.close()
+    assert order.index("closed") <= 3
+    assert order.index("began") <= 3
 
 
 async def waits_with_a_timeout(_rows: Any) -> AsyncIterator[str]:

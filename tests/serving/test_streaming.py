@@ -49,10 +49,10 @@ class Counts(StreamMetrics):
         self.open += 1
         self.parts += 1
 
-    def part(self, seconds: float) -> None:
+    def more(self, parts: int, seconds: float) -> None:
         """See `StreamMetrics`."""
         assert seconds >= 0
-        self.parts += 1
+        self.parts += parts
 
     def ended(self, reason: str) -> None:
         """See `StreamMetrics`."""
@@ -101,11 +101,11 @@ def test_the_whole_deadline_is_the_fault_of_who_was_waited_for(
     monkeypatch: pytest.MonkeyPatch, room: int, own: bool, blamed: bool
 ) -> None:
     """The version's, unless the caller chose the deadline or did not read."""
-    clock = HandClock()
-    monkeypatch.setattr("roadworthy.serving.streaming.time", clock)
 
     async def case() -> None:
         one = Case(room=room, whole_s=500.0, own=own)
+        clock = HandClock()
+        monkeypatch.setattr("roadworthy.serving.streaming.time", clock)
         clock.step(1_000.0)
         one.stream._look()
         assert await one.ended() == "deadline-exceeded"

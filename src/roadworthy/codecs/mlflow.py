@@ -261,8 +261,9 @@ def _key_of(document: Any, columns: Sequence[str]) -> str:
 def _no_params(names: Sequence[Any], columns: Sequence[str]) -> InvalidRequest:
     """The error for params, with what the model takes instead."""
     shown = ", ".join(map(repr, names[:_MOST_NAMES]))[:_MOST_CHARACTERS]
-    as_columns = [name for name in names if name in columns]
-    where = f"send {as_columns[0]!r} as a column of each row; " if as_columns else ""
+    known = set(columns)
+    as_column = next((name for name in names if name in known), None)
+    where = "" if as_column is None else f"send {as_column!r} as a column of each row; "
     return InvalidRequest(
         f"this model takes no params, got {shown or 'a value that is no object'}",
         code="params-not-supported",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import closing, suppress
@@ -28,6 +30,8 @@ _DONE = object()
 _SCALARS = (str, bytes, int, float, bool, np.generic)
 _PLAIN = {DType.STRING: str, DType.FLOAT64: float, DType.INT64: int, DType.BOOL: bool}
 """The Python types whose values are elements of an array of the dtype without any conversion."""
+_LONG_STEP_S = 0.0005
+"""After a step that took longer, the other async generators of the process have their turn."""
 
 
 class Steps(Protocol):
@@ -74,7 +78,8 @@ def part_answers(part: Any) -> Mapping[str, Array]:
 class _Driven:
     """An async generator as an iterator. One task takes all its steps, so that a timeout or a task group of the model's own may
     span a `yield`. All of a process share one event loop, on its own thread, so that the generators wait at the same time. Steps
-    that do not wait follow each other there without a change of threads."""
+    that do not wait follow each other there without a change of threads, but none follows one that computed for long before the
+    other generators have had their turn."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -143,14 +148,18 @@ class _Driven:
 
     async def _drive(self) -> None:
         cancelled: asyncio.CancelledError | None = None
+        began = math.inf
         while not self._over:
             try:
+                if time.perf_counter() - began > _LONG_STEP_S:
+                    await asyncio.sleep(0)
                 await self._wanted.get()
             except asyncio.CancelledError as error:  # by `close`, or by the model's own timeout or task group
                 cancelled = error
                 continue
             step = self._generator.__anext__() if cancelled is None else self._generator.athrow(cancelled)
             cancelled = None
+            began = time.perf_counter()
             try:
                 part = await step
             except StopAsyncIteration:

@@ -32,7 +32,7 @@ from roadworthy.gateway.http.messages import Reply, check_body
 from roadworthy.gateway.http.problems import ErrorKeys, as_error, problem
 from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.streaming import HttpStream, Wire
-from roadworthy.gateway.readers.pool import Read, Work
+from roadworthy.gateway.readers.pool import Read, Then, Work
 from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
 from roadworthy.serving.endpoint import Endpoint
@@ -49,9 +49,17 @@ together do not hold the loop for as long as all of them take."""
 TIMEOUT_HEADER = b"request-timeout-ms"
 """The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
 
-Offload = Callable[[PendingRequest, int, Work, Callable[[Decoded | Exception], None]], None]
-"""Runs work on a body off the event loop: request, size of the body in bytes, work, and the function on the loop that takes the
-result."""
+
+class Offload(Protocol):
+    """Runs work on a body off the event loop, as `Readers` does."""
+
+    def __call__(self, request: PendingRequest, size: int, work: Work, then: Then) -> None:
+        """Run work that may ask a reader process."""
+        ...
+
+    def on_thread(self, request: PendingRequest, size: int, work: Callable[[], Decoded | Exception], then: Then) -> None:
+        """Run work that takes milliseconds."""
+        ...
 
 
 class Exchange(Protocol):
@@ -196,8 +204,8 @@ class Predict(Pipeline):
         try:
             self.enter(call)
             if len(body) > INLINE_BYTES and b"content-encoding" in call.headers:
-                work = partial(self._read_apart, call, partial(_decode, call, body, self.max_body_bytes))
-                self._offload(call, len(body), work, partial(self._decoded, call))
+                work = partial(_read, call, partial(_decode, call, body, self.max_body_bytes))
+                self._offload.on_thread(call, len(body), work, partial(self._decoded, call))
             elif len(body) > _OWN_STEP_BYTES:
                 self._scheduler.read(partial(self._read_long, call, body), partial(self._decoded, call))
             else:
@@ -218,37 +226,26 @@ class Predict(Pipeline):
         return None
 
     def _leave_to_reader(self, call: HttpPrediction, long: NeedsReader) -> None:
-        """Have a reader process or its thread read the body."""
-        decode = long.read if isinstance(long, NeedsThread) else None
-        work = partial(self._read_in_process, call) if decode is None else partial(self._read_apart, call, decode)
+        """Have another thread read the body if that releases the interpreter's lock, else a reader process."""
+        then = partial(self._decoded, call)
         try:
-            self._offload(call, len(call.body), work, partial(self._decoded, call))
+            if isinstance(long, NeedsThread):
+                self._offload.on_thread(call, len(call.body), partial(_read, call, long.read), then)
+            else:
+                self._offload(call, len(call.body), partial(self._read_in_process, call), then)
         except Exception as error:  # noqa: BLE001 - as in `run`
             call.settle(as_error(self.noted(call, error)))
 
-    def _read_apart(self, call: HttpPrediction, decode: Callable[[], Decoded], read: Read) -> Decoded | Exception:
-        """Read a body on another thread if that is quick or releases the interpreter's lock, else in a process."""
-        try:
-            return decode()
-        except NeedsThread as long:
-            return self._read_apart(call, long.read, read)
-        except NeedsReader:
-            return self._read_in_process(call, read)
-        except Exception as error:  # noqa: BLE001 - returned to the event loop, which answers with it
-            return error
-
     def _read_in_process(self, call: HttpPrediction, read: Read) -> Decoded | Exception:
-        """Have a reader process read the body; on another thread. Skipped when the request is already settled."""
-        try:
-            if call.done:
-                return DeadlineExceeded("the request was settled before its body was read")
-            return read(self._protocol.spec, call.protocol, call.headers, call.body)
-        except Exception as error:  # noqa: BLE001 - returned to the event loop too
-            return error
+        """Have a reader process read the body; on another thread."""
+        return _read(call, lambda: read(self._protocol.spec, call.protocol, call.headers, call.body))
 
     def _decoded(self, call: HttpPrediction, result: Decoded | Exception | None) -> None:
         """Continue where `run` stopped, unless the request is already settled, or its body is still to be read."""
         if call.done or result is None:
+            return
+        if isinstance(result, NeedsReader):
+            self._leave_to_reader(call, result)
             return
         if isinstance(result, Exception):
             call.settle(as_error(self.noted(call, result)))
@@ -434,6 +431,16 @@ def _decode(call: HttpPrediction, body: bytes, limit: int) -> Decoded:
         body = decompress(body, encodings, limit)
     call.body = body
     return call.protocol.decode(call.headers, body)
+
+
+def _read(call: HttpPrediction, decode: Callable[[], Decoded]) -> Decoded | Exception:
+    """Read a body on another thread. Skipped when the request is already settled."""
+    try:
+        if call.done:
+            return DeadlineExceeded("the request was settled before its body was read")
+        return decode()
+    except Exception as error:  # noqa: BLE001 - returned to the event loop, which answers with it
+        return error
 
 
 def _shorten(call: HttpPrediction) -> None:

@@ -1,7 +1,8 @@
 """The worker's pool of reader processes. `predict.py` gives it the bodies that would hold the event loop for too long.
 
 There are up to MOST processes, each started with its first body, and each with a thread that waits for it. Copying a body into
-the message, waiting, and copying the rows out all release the interpreter's lock.
+the message, waiting, and copying the rows out all release the interpreter's lock. One more thread, without a process, reads what
+takes milliseconds and releases the lock.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ MOST_WAITING_BYTES = 256 << 20
 Read = Callable[[bytes, BoundProtocol, Headers, bytes], Decoded]
 """Reads a body in a reader process: the endpoint's spec, its protocol, the request's headers and body."""
 Work = Callable[[Read], Decoded | Exception]
+Then = Callable[[Decoded | Exception], None]
 
 
 class Readers:
@@ -48,10 +50,11 @@ class Readers:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float = BODY_TIMEOUT_S) -> None:
         self._loop = loop
         self._readers: list[_Reader] = []
+        self._thread: ModelThread | None = None
         self._waiting: Counter[str] = Counter()
         self.timeout_s = timeout_s
 
-    def __call__(self, request: PendingRequest, size: int, work: Work, then: Callable[[Decoded | Exception], None]) -> None:
+    def __call__(self, request: PendingRequest, size: int, work: Work, then: Then) -> None:
         """Run `work` on a thread that has a reader process, and pass its result to `then` on the event loop. The request is
         settled at its deadline.
 
@@ -64,17 +67,21 @@ class Readers:
         Raises:
             Unavailable: "overloaded": too many bodies wait.
         """
-        mine = self._waiting[request.caller]
-        if mine and (mine + size > MOST_WAITING_BYTES // 2 or self._waiting.total() + size > MOST_WAITING_BYTES):
-            raise _overloaded()
-        self._waiting[request.caller] += size
+        self._admit(request.caller, size)
         reader = min(self._readers, key=lambda reader: reader.waiting, default=None)
         if reader is None or (reader.waiting and len(self._readers) < MOST):
             reader = _Reader(self._loop, self)
             self._readers.append(reader)
         reader.waiting += 1
-        late = self._loop.call_later(max(0.0, request.deadline - time.monotonic()), _expire, request)
-        reader.thread.call(partial(work, reader.read), partial(self._done, reader, late, (request.caller, size, then)))
+        self._run(reader.thread, request, size, partial(work, reader.read), partial(_returned, reader, then))
+
+    def on_thread(self, request: PendingRequest, size: int, work: Callable[[], Decoded | Exception], then: Then) -> None:
+        """The same on the thread that has no process: for work that takes milliseconds, most of them without the interpreter's
+        lock. It does not wait for bodies that the processes read."""
+        self._admit(request.caller, size)
+        if self._thread is None:
+            self._thread = ModelThread(self._loop)
+        self._run(self._thread, request, size, work, then)
 
     def processes(self) -> list[int]:
         """The process ids of the running processes."""
@@ -88,17 +95,24 @@ class Readers:
                 reader.process.kill()
             reader.thread.close(reader.end)
         self._readers = []
+        if self._thread is not None:
+            self._thread.close(lambda: None)
+            self._thread = None
 
-    def _done(
-        self,
-        reader: _Reader,
-        late: asyncio.TimerHandle,
-        job: tuple[str, int, Callable[[Decoded | Exception], None]],
-        result: Decoded | Exception,
+    def _admit(self, caller: str, size: int) -> None:
+        mine = self._waiting[caller]
+        if mine and (mine + size > MOST_WAITING_BYTES // 2 or self._waiting.total() + size > MOST_WAITING_BYTES):
+            raise _overloaded()
+        self._waiting[caller] += size
+
+    def _run(
+        self, thread: ModelThread, request: PendingRequest, size: int, work: Callable[[], Decoded | Exception], then: Then
     ) -> None:
-        caller, size, then = job
+        late = self._loop.call_later(max(0.0, request.deadline - time.monotonic()), _expire, request)
+        thread.call(work, partial(self._done, late, request.caller, size, then))
+
+    def _done(self, late: asyncio.TimerHandle, caller: str, size: int, then: Then, result: Decoded | Exception) -> None:
         late.cancel()
-        reader.waiting -= 1
         self._waiting[caller] -= size
         if not self._waiting[caller]:
             del self._waiting[caller]
@@ -183,6 +197,11 @@ class _Reader:
             undo.pop_all()
         self._end = ours
         return ours
+
+
+def _returned(reader: _Reader, then: Then, result: Decoded | Exception) -> None:
+    reader.waiting -= 1
+    then(result)
 
 
 def _expire(request: PendingRequest) -> None:

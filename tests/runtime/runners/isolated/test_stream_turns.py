@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ class Scene:
         state: Any = SimpleNamespace(begin=lambda: None, end=lambda: None)
         loaded: Any = SimpleNamespace(run=None, concurrent=False, parts=lambda _: self)
         self.streams = Streams(InlineRunner(loaded), state, lambda: None)
-        self.ask = None
+        self.ask: Callable[[Callable[[], None], int], bool] | None = None
 
     def add(self, number: int) -> None:
         """Begin a stream."""
@@ -90,3 +91,13 @@ def test_the_first_part_ends_a_turn_and_streams_share_it(monkeypatch: pytest.Mon
     assert scene.sent == [1, 2]
     scene.streams.run_next()
     assert scene.sent == [1, 2, 1, 1]
+
+
+def test_one_step_is_asked_for_while_the_length_of_parts_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a model of long parts would hold several of them for each stream that nobody reads."""
+    scene = Scene(monkeypatch, 0.0, AHEAD_BYTES // 2)
+    steps: list[int] = []
+    scene.ask = lambda _, wanted: not steps.append(wanted)  # type: ignore[func-returns-value]  # it has the part at once
+    scene.add(1)
+    assert scene.until_blocked() == 2
+    assert steps == [1, 1]

@@ -54,7 +54,10 @@ class _Ahead:
 
     @property
     def room(self) -> int:
-        """How many parts may be asked for at once, at least one: fewer if they would be too long, judged by the last one."""
+        """How many parts may be asked for at once, at least one: fewer if they would be too long, judged by the last one; one
+        before the first."""
+        if not self._size:
+            return 1
         return max(1, min(AHEAD_PARTS - len(self._parts), (AHEAD_BYTES - self._bytes) // max(1, self._size)))
 
     def sent(self, size: int, seconds: float) -> None:
