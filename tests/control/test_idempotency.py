@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from roadworthy.control.publish.snapshot_publisher import SnapshotPublisher
 from roadworthy.control.resources import idempotency
 from roadworthy.control.wiring import build_context
 from roadworthy.foundation.errors import Conflict, Unavailable
+from roadworthy.store.connection import Connection
+from roadworthy.store.engine import Database
 from roadworthy.store.tables import kept_replies
 from tests.control.fleet import FAST, LINE, ROLLOUTS, Fleet, three_versions
 from tests.control.in_process import Caller
@@ -194,6 +196,23 @@ def test_of_several_control_planes_each_renews_its_keys(context: ControlContext,
     assert idempotency.take(other, taken, LINE) is None
     other.under_way.discard(taken)
     assert idempotency.take(other, taken, LINE) is None
+
+
+def test_a_commit_that_fails_keeps_no_key(context: ControlContext) -> None:
+    """Whether it was stored or not, the repetition is carried out."""
+    taken, begin = idempotency.key_id(ME, endpoints.ROLL_BACK, "k"), Database.begin
+
+    @contextmanager
+    def lost(database: Database) -> Iterator[Connection]:
+        with begin(database) as connection:
+            yield connection
+        raise Unavailable("the database is busy or unavailable", code="database-busy")
+
+    with patch.object(Database, "begin", lost), pytest.raises(Unavailable):
+        idempotency.take(context, taken, LINE)
+    assert idempotency.take(context, taken, LINE) is None
+    with pytest.raises(Conflict, match="still being carried out"):
+        idempotency.take(context, taken, LINE)
 
 
 def test_a_push_that_was_killed_is_repeated_at_once(control: ControlProcess, make_package: Callable[..., Path]) -> None:

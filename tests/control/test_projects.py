@@ -25,7 +25,7 @@ from roadworthy.control.resources import packages
 from roadworthy.control.wiring import build_context
 from roadworthy.store import connection as binding
 from roadworthy.store.engine import read_revision
-from roadworthy.store.tables import PROJECT, keys, metadata, stores
+from roadworthy.store.tables import PROJECT, endpoints, keys, metadata, stores
 from roadworthy.webhooks.sending import Attempt, Sender
 from tests.control.fleet import Fleet, three_versions
 from tests.control.in_process import client_of
@@ -196,3 +196,17 @@ def test_the_same_requests_do_reach_the_objects_of_their_own_project(worlds: tup
     assert same == {each.name for each in world.operations if each.permission == OPEN} | alike
     world.context.find_projects()
     assert world.context.projects["c"] is context
+
+
+def test_a_project_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    """Neither while the process runs nor at its next start; nor does it keep webhooks of others from being called."""
+    context = build_context(control_document(tmp_path))
+    broken = {"name": "e", "generation": 1, "current": "gone:1", "policy": "{}", "signature": "{}", "changed_at_us": 1}
+    with context.database.begin() as connection:
+        epoch, _ = read_revision(connection)
+        for name in ("a", "b"):
+            connection.everywhere.execute(insert(stores).values(project=name, epoch=epoch, revision=1, event=0))
+        connection.everywhere.execute(insert(endpoints).values(project="a", changed_by="me", **broken))
+    for each in (context, build_context(control_document(tmp_path))):
+        assert [one.database.project for one in each.find_projects()] == ["default", "b"]
+        each.database.close()

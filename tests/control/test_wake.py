@@ -46,3 +46,17 @@ def test_where_no_controllers_run_nothing_is_waited_for() -> None:
     eventually(lambda: wake.wait(0.0) == 2, "the verb has called")
     wake.end()
     verb.join()
+
+
+def test_a_verb_ends_the_rest_after_a_look() -> None:
+    """Frames do not: they leave the store to others for that time."""
+    wake = Wake()
+    wake.looked(wake.wait(0.0))
+    wake.ring()
+    wake.rest(0.01)
+    verb = threading.Thread(target=wake.followed, args=(DEADLINE_S,))
+    verb.start()
+    wake.rest(DEADLINE_S)
+    assert wake.wait(0.0) == 2
+    wake.looked(2)
+    verb.join()

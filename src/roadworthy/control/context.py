@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import structlog
 from sqlalchemy import ColumnElement, update
 
 from roadworthy.access.principal import Principal
@@ -31,6 +32,7 @@ NOTED = 0
 """The status of an idempotency key whose request has had its effect, until its reply is kept."""
 asked_with: ContextVar[str | None] = ContextVar("asked_with", default=None)
 """The id of the idempotency key of the request that is being carried out, if it has one."""
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class ControlContext:
         return None
 
     def find_projects(self) -> list[ControlContext]:
-        """The contexts of all projects in the store, after making those that are new.
+        """The contexts of all projects in the store, after making those that are new. A project that cannot be read is left out
+        until it can be; the log has why, once.
 
         Raises:
             Unavailable: the codes of `Database.begin`.
@@ -151,7 +154,9 @@ class ControlContext:
         with self.database.begin() as connection:
             names = list_projects(connection)
         for name in names:
-            if name not in self.projects:
+            if name in self.projects:
+                continue
+            try:
                 own = self.database.of(name)
                 parts: dict[str, Any] = {
                     "publisher": self.publisher.of(own),
@@ -160,6 +165,9 @@ class ControlContext:
                     "under_way": set(),
                 }
                 replace(self, database=own, **parts)
+            except Exception as error:  # noqa: BLE001  (a fault of one project must not hide the others; the log has it)
+                if self.reported.first(("project-cannot-be-read", name, str(error))):
+                    _log.error("project-cannot-be-read", project=name, exc_info=error)
         return list(self.projects.values())
 
     @contextmanager

@@ -17,7 +17,7 @@ from sqlalchemy import Row, Select, insert, select, update
 from roadworthy.contract.evidence import RolloutCounts
 from roadworthy.foundation.errors import Conflict, NotFound
 from roadworthy.foundation.ids import PredictionIds
-from roadworthy.rollout.decide.state import State, state_from_document
+from roadworthy.rollout.decide.state import NOT_STARTED, State, state_from_document
 from roadworthy.rollout.decide.verdict import Verdict
 from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
 from roadworthy.rollout.plan.plan import Plan, plan_from_document
@@ -165,8 +165,19 @@ def find_waiting(connection: Connection, endpoint: str) -> Rollout | None:
 
 def last_deployment(connection: Connection, endpoint: str) -> Rollout | None:
     """The endpoint's open deployment, or else the newest one, or None."""
+    for each in (find_waiting(connection, endpoint), find_running(connection, endpoint)):
+        if each is not None and each.deployment:
+            return each
     query = select(*_COLUMNS).where(rollouts.c.endpoint == endpoint, rollouts.c.stable == "")
-    return _first(connection, query.order_by(rollouts.c.ended_at_us.is_not(None), rollouts.c.id.desc()).limit(1))
+    return _first(connection, query.order_by(rollouts.c.id.desc()).limit(1))
+
+
+def find_pending(connection: Connection, endpoint: str, generation: int) -> Rollout | None:
+    """The endpoint's deployment that has not ended, or that failed, if the endpoint has not changed since this generation."""
+    last = last_deployment(connection, endpoint)
+    if last is None or last.ended_at_us is None:
+        return last
+    return last if last.state.ends_as == NOT_STARTED and last.state.generation == generation else None
 
 
 def get(connection: Connection, endpoint: str, rollout_id: str) -> Rollout:

@@ -1,8 +1,10 @@
-"""The control plane's background threads: one looks at deployments and rollouts, one keeps the store within bounds."""
+"""The control plane's background threads: one looks at deployments and rollouts, one notices what other processes wrote, and one
+keeps the store within bounds."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +12,7 @@ import structlog
 
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
-from roadworthy.control.controllers.quarantine import retreat
+from roadworthy.control.controllers.quarantine import any_kept_out, retreat
 from roadworthy.control.resources import feedback, idempotency
 from roadworthy.control.resources.telemetry import trim_records
 from roadworthy.foundation.errors import RoadworthyError
@@ -18,19 +20,21 @@ from roadworthy.monitoring import gateways
 from roadworthy.rollout import endpoints, rollouts
 
 _TICK_S = 1.0
-_TRIM_EVERY = 60
+_TRIM_S = 60.0
+_REST_S = 0.2
+"""Longest pause after a look. Without it, looks that follow each other leave no transaction to frames and verbs."""
 _log = structlog.get_logger()
 
 
 class Controllers:
-    """Looks at all projects in one thread: every second, and whenever `context.wake` rings. Housekeeping has another thread, so
-    that no slow deletion of records delays a rollback. What fails is logged and tried again a second later."""
+    """Looks at all projects in one thread: every second, and whenever `context.wake` rings. Deleting what exceeds the bounds has
+    a thread of its own, so that a slow blob store delays nothing else. What fails is logged and tried again."""
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._stop = threading.Event()
-        self._rounds = 0
-        self._threads = [threading.Thread(target=each, name=each.__name__, daemon=True) for each in (self._look, self._tidy)]
+        jobs = (self._look, self._follow, self._trim)
+        self._threads = [threading.Thread(target=each, name=each.__name__, daemon=True) for each in jobs]
 
     def start(self) -> None:
         """Start the threads."""
@@ -48,19 +52,26 @@ class Controllers:
         wake = self._context.wake
         while not self._stop.is_set():
             calls = wake.wait(_TICK_S)
+            began = time.monotonic()
             for context in tuple(self._context.projects.values()):
                 _attempt(partial(look, context))
             wake.looked(calls)
+            wake.rest(min(time.monotonic() - began, _REST_S))
         wake.end()
 
-    def _tidy(self) -> None:
+    def _follow(self) -> None:
         while not self._stop.wait(_TICK_S):
-            self._rounds += 1
-            trims = self._rounds % _TRIM_EVERY == 0
             _attempt(self._context.database.lead.renew)
             _attempt(self._context.find_projects)
             for context in tuple(self._context.projects.values()):
-                _attempt(partial(_tidy_project, context, trims=trims))
+                _attempt(partial(_follow_others, context))
+
+    def _trim(self) -> None:
+        while not self._stop.wait(_TRIM_S):
+            for context in tuple(self._context.projects.values()):
+                if context.database.lead.held:
+                    _attempt(partial(trim_records, context))
+                    _attempt(partial(feedback.trim, context))
 
 
 def _attempt(act: Callable[[], object]) -> None:
@@ -72,15 +83,11 @@ def _attempt(act: Callable[[], object]) -> None:
         _log.exception("controller-tick-failed")
 
 
-def _tidy_project(context: ControlContext, *, trims: bool) -> None:
-    """Keep the keys of requests that are being carried out, notice what other control planes wrote, and delete what exceeds the
-    bounds."""
+def _follow_others(context: ControlContext) -> None:
+    """Keep the keys of requests that are being carried out, and notice what other control planes wrote."""
     idempotency.renew(context)
     context.publisher.catch_up()
     context.stream.look()
-    if trims and context.database.lead.held:
-        trim_records(context)
-        feedback.trim(context)
 
 
 def look(context: ControlContext) -> None:
@@ -90,7 +97,8 @@ def look(context: ControlContext) -> None:
             known = endpoints.list_all(connection)
             found = gateways.list_live(connection, context.clock.now_us()) if known else []
             running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
-            moved = [retreat(context, connection, each, found, running.get(each.name)) for each in known]
+            suspects = known if any_kept_out(found) else []
+            moved = [retreat(context, connection, each, found, running.get(each.name)) for each in suspects]
         if running:
             moved.append(rollout_controller.drive(context))
         if any(moved):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.rollout_controller import CONTROLLER, switched
 from roadworthy.monitoring.gateways import Gateway, workers_of
 from roadworthy.registry.versions import digest_of
-from roadworthy.rollout import endpoints
-from roadworthy.rollout.decide.switch import Switch, decide, kept_out
+from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.decide.switch import KEPT_OUT, Switch, decide, kept_out
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.rollouts import Rollout
 from roadworthy.store.connection import Connection
@@ -41,11 +43,20 @@ def retreat(
     context.audit(connection, CONTROLLER, "rollback", before.name, **facts)
     endpoints.change(connection, before, after)
     revision = bump_revision(connection)
+    pending = rollouts.find_pending(connection, before.name, before.generation)
+    if pending is not None and pending.ended_at_us is not None:  # it failed, and is shown until a person changes the endpoint
+        state = msgspec.structs.replace(pending.state, generation=after.generation)
+        rollouts.change(connection, replace(pending, state=state))
     if rollout is not None and not rollout.deployment:
         text = f"its stable {before.current} is in quarantine: {reason}"
         rollout_controller.cancel(context, connection, rollout, CONTROLLER, text)
         rollout_controller.begin_waiting(context, connection, after, revision)
     return True
+
+
+def any_kept_out(found: Sequence[Gateway]) -> bool:
+    """Whether a gateway has any version in quarantine."""
+    return any(state.code == KEPT_OUT for worker in workers_of(found) for state in worker.versions)
 
 
 def serving_kept_out(connection: Connection, endpoint: Endpoint, found: Sequence[Gateway]) -> str | None:

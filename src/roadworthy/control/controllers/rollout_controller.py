@@ -161,8 +161,9 @@ def order(
 
 
 def _asked(rollout: Rollout, endpoint: Endpoint, revision: int) -> int:
-    """The revision from which on reports count; any if gateways already hold the version that is deployed."""
-    return 0 if rollout.deployment and rollout.canary in endpoint.versions else revision
+    """The revision from which on reports count; any if gateways already hold the version that is deployed. A fallback may be as
+    new as the deployment."""
+    return 0 if rollout.deployment and rollout.canary in (endpoint.current, endpoint.previous) else revision
 
 
 def apply_command(context: ControlContext, connection: Connection, rollout: Rollout, name: str, actor: str) -> str | None:
@@ -338,6 +339,8 @@ def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout,
             context.audit(connection, actor, "switch", rollout.endpoint, version=rollout.canary, left=left)
         elif state.ends_as == NOT_STARTED:
             context.audit(connection, actor, "deploy-failed", rollout.endpoint, version=rollout.canary, code=state.code)
+        else:
+            context.audit(connection, actor, "deploy-cancelled", rollout.endpoint, version=rollout.canary, reason=state.text)
         return
     facts: Mapping[str, Any] = {
         "rollout": rollout.id,

@@ -13,7 +13,7 @@ class Wake:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._calls = self._looked = 0
+        self._calls = self._looked = self._followed = 0
         self._driven = False
 
     def ring(self) -> None:
@@ -26,7 +26,7 @@ class Wake:
         """Let the controllers look, and wait until a look that began after this call has ended; not at all where none run."""
         with self._changed:
             self._calls += 1
-            mine = self._calls
+            mine = self._followed = self._calls
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._looked >= mine or not self._driven, wait_s)
 
@@ -42,6 +42,11 @@ class Wake:
         with self._changed:
             self._looked = calls
             self._changed.notify_all()
+
+    def rest(self, rest_s: float) -> None:
+        """Called by the controllers: leave the store to others for `rest_s`, or until a verb waits for a look."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._followed > self._looked or not self._driven, rest_s)
 
     def end(self) -> None:
         """Called by the controllers: no look follows."""

@@ -64,27 +64,18 @@ class WebhookDispatcher:
             task.cancel()
 
     async def _look(self) -> None:
-        try:
-            waiting = await asyncio.to_thread(self._waiting)
-        except RoadworthyError as error:
-            _log.warning("webhooks-cannot-be-read", code=error.code)
-            return
-        except Exception:  # noqa: BLE001  (the thread must outlive any failure of one look; the log has it)
-            _log.exception("webhooks-cannot-be-read")
-            return
-        for context, hook_id in waiting:
-            if hook_id not in self._under_way:
-                self._under_way[hook_id] = asyncio.create_task(self._follow(context, hook_id))
-
-    def _waiting(self) -> list[tuple[ControlContext, str]]:
-        """Webhooks of all projects with pending events that may be tried now."""
-        now_us, found = self._context.clock.now_us(), []
         for context in tuple(self._context.projects.values()):
-            with context.database.begin() as connection:
-                newest = events.newest(connection)
-                due = [each.id for each in hooks.list_all(connection) if each.position < newest and is_due(each, now_us)]
-            found += [(context, each) for each in due]
-        return found
+            try:
+                waiting = await asyncio.to_thread(_waiting, context)
+            except RoadworthyError as error:
+                _log.warning("webhooks-cannot-be-read", project=context.database.project, code=error.code)
+                continue
+            except Exception:  # noqa: BLE001  (a fault of one project must end neither the thread nor others; the log has it)
+                _log.exception("webhooks-cannot-be-read", project=context.database.project)
+                continue
+            for hook_id in waiting:
+                if hook_id not in self._under_way:
+                    self._under_way[hook_id] = asyncio.create_task(self._follow(context, hook_id))
 
     async def _follow(self, context: ControlContext, hook_id: str) -> None:
         """Deliver to one webhook until it has no pending events or must wait."""
@@ -102,6 +93,13 @@ class WebhookDispatcher:
             _log.exception("webhook-not-followed", webhook=hook_id)
         finally:
             del self._under_way[hook_id]
+
+
+def _waiting(context: ControlContext) -> list[str]:
+    """Webhooks of a project with pending events that may be tried now."""
+    with context.database.begin() as connection:
+        newest, now_us = events.newest(connection), context.clock.now_us()
+        return [each.id for each in hooks.list_all(connection) if each.position < newest and is_due(each, now_us)]
 
 
 def _next(context: ControlContext, hook_id: str) -> tuple[Webhook, Message] | None:

@@ -24,7 +24,7 @@ from roadworthy.monitoring.gateways import Gateway, workers_of
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
 from roadworthy.rollout import endpoints, rollouts
-from roadworthy.rollout.decide.state import FAILED, LOADING, NOT_STARTED
+from roadworthy.rollout.decide.state import FAILED, LOADING
 from roadworthy.rollout.decide.switch import Switch, decide
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.rollouts import Rollout
@@ -163,13 +163,13 @@ def _asked_for(
     if before.current != str(version.reference) or policy != before.policy:
         return before.changed(now, actor, policy=policy)
     kept_out = serving_kept_out(connection, before, _live(context, connection))  # then it gets another chance on gateways
-    as_it_is = _pending(connection, before) is None and kept_out is None
+    as_it_is = rollouts.find_pending(connection, before.name, before.generation) is None and kept_out is None
     return before if as_it_is else before.changed(now, actor)
 
 
 def rollback(context: ControlContext, name: str, principal: Principal) -> api.Endpoint:
     """Deploy an endpoint's previous version: it takes over at once if every worker still has it loaded. If a rollout is running,
-    only abort it.
+    only abort it, and cancel what waits for its end.
 
     Raises:
         NotFound: "unknown-endpoint".
@@ -178,6 +178,9 @@ def rollback(context: ControlContext, name: str, principal: Principal) -> api.En
     with context.changing() as connection:
         running = rollouts.find_measured(connection, name)
         if running is not None:
+            waiting = rollouts.find_waiting(connection, name)
+            if waiting is not None:
+                rollout_controller.cancel(context, connection, waiting, principal.who, "the endpoint was rolled back")
             rollout_controller.apply_command(context, connection, running, "abort", principal.who)
         else:
             _roll_back(context, connection, endpoints.get(connection, name), principal.who)
@@ -194,7 +197,9 @@ def _roll_back(context: ControlContext, connection: Connection, before: Endpoint
         )
     _cancel(context, connection, _open_deployment(connection, before.name), actor, before.previous)
     found = versions.get(connection, VersionReference.parse(before.previous))
-    rollout_controller.order(context, connection, before, found, actor)
+    after = before.changed(context.clock.now_us(), actor)  # at once: a deploy that was decided before it must not replace it
+    endpoints.change(connection, before, after)
+    rollout_controller.order(context, connection, after, found, actor)
     context.audit(connection, actor, "rollback", before.name, version=before.previous, left=before.current)
 
 
@@ -254,7 +259,8 @@ def list_all(context: ControlContext, cursor: str) -> Page[api.Endpoint]:
 
 def shown(connection: Connection, endpoint: Endpoint, reports: Reports) -> api.Endpoint:
     """An endpoint as the API shows it."""
-    running, pending = rollouts.find_measured(connection, endpoint.name), _pending(connection, endpoint)
+    running = rollouts.find_measured(connection, endpoint.name)
+    pending = rollouts.find_pending(connection, endpoint.name, endpoint.generation)
     state = "empty" if endpoint.current is None else "serving"
     if pending is not None:
         state = "loading" if pending.ended_at_us is None else "failed"
@@ -276,15 +282,6 @@ def shown(connection: Connection, endpoint: Endpoint, reports: Reports) -> api.E
         revision=reports.revision,
         reached_revision=reports.reached(endpoint.name),
     )
-
-
-def _pending(connection: Connection, endpoint: Endpoint) -> Rollout | None:
-    """The endpoint's deployment that has not ended, or that failed, if the endpoint has not changed since."""
-    last = rollouts.last_deployment(connection, endpoint.name)
-    if last is None or last.ended_at_us is None:
-        return last
-    failed = last.state.ends_as == NOT_STARTED and last.state.generation == endpoint.generation
-    return last if failed else None
 
 
 def _change(pending: Rollout, running: Rollout | None, reports: Reports) -> api.PendingChange:

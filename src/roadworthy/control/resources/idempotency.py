@@ -66,35 +66,41 @@ def take(context: ControlContext, taken: str, request: str, *, repeatable: bool 
         Conflict: "idempotency-key-reused": by another request; "idempotency-key-in-use": the first request is still being
             carried out. "idempotency-key-spent": it was, and its reply was not kept.
     """
-    now_us = context.clock.now_us()
-    with context.lock, context.database.begin() as connection:
-        _trim(connection, taken[:_CALLER], now_us)
-        row = connection.execute(select(kept_replies).where(is_key(taken))).first()
-        if row is None:
-            held = {"id": taken, "request": request, "at_us": now_us, "holder": context.boot}
-            connection.execute(insert(kept_replies).values(**held))
+    with context.lock:
+        with context.database.begin() as connection:
+            found = _take(context, connection, taken, request, repeatable=repeatable)
+        if found is None:  # only after the commit: a transaction that failed has taken nothing
             context.under_way.add(taken)
-            return None
-        if row.request != request:
-            raise Conflict(
-                "this idempotency key was used for another request",
-                code="idempotency-key-reused",
-                hint="use a new key for each change that you want, and repeat a request unchanged",
-            )
-        if repeatable:
-            return None
-        if row.status in (None, NOTED) and _is_held(context, row, now_us):
-            raise Conflict(
-                "the first request with this idempotency key is still being carried out",
-                code="idempotency-key-in-use",
-                hint="try again in a second",
-                retry_after_s=1.0,
-            )
-        if row.status is not None:
-            return _kept(row.status, row.reply)
-        connection.execute(update(kept_replies).where(is_key(taken)).values(at_us=now_us, holder=context.boot))
-        context.under_way.add(taken)
+    return found
+
+
+def _take(context: ControlContext, connection: Connection, taken: str, request: str, *, repeatable: bool) -> KeptReply | None:
+    now_us = context.clock.now_us()
+    _trim(connection, taken[:_CALLER], now_us)
+    row = connection.execute(select(kept_replies).where(is_key(taken))).first()
+    if row is None:
+        held = {"id": taken, "request": request, "at_us": now_us, "holder": context.boot}
+        connection.execute(insert(kept_replies).values(**held))
         return None
+    if row.request != request:
+        raise Conflict(
+            "this idempotency key was used for another request",
+            code="idempotency-key-reused",
+            hint="use a new key for each change that you want, and repeat a request unchanged",
+        )
+    if repeatable:
+        return None
+    if row.status in (None, NOTED) and _is_held(context, row, now_us):
+        raise Conflict(
+            "the first request with this idempotency key is still being carried out",
+            code="idempotency-key-in-use",
+            hint="try again in a second",
+            retry_after_s=1.0,
+        )
+    if row.status is not None:
+        return _kept(row.status, row.reply)
+    connection.execute(update(kept_replies).where(is_key(taken)).values(at_us=now_us, holder=context.boot))
+    return None
 
 
 def _is_held(context: ControlContext, row: Row[*tuple[Any, ...]], now_us: int) -> bool:
