@@ -8,6 +8,8 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,11 @@ import polars as pl
 import pytest
 
 import roadworthy as rw
+from roadworthy.embedded.edge import MOST_AHEAD, EmbeddedRequest, PartQueue
 from roadworthy.embedded.endpoint import OFF, _process
+from roadworthy.embedded.mounts import Exchange
 from roadworthy.embedded.scratch import Scratch
+from roadworthy.schema.rows import encode_rows
 from tests.embedded.conftest import ROWS, answers
 from tests.waiting import eventually
 
@@ -213,3 +218,38 @@ def test_a_home_is_served_and_followed(home: Any) -> None:
         eventually(lambda: answering() == {"credit:1"}, "a rollout")
         home.write([5_000, 5_000])
         eventually(lambda: answering() == {"credit:1", "credit:2"}, "a split")
+
+
+def test_rows_are_read_again_for_another_layout(tmp_path: Path, credit: rw.Package) -> None:
+    """A call that was read just before the endpoint got a version with another order of fields gets that version's answer."""
+    from sklearn.linear_model import LinearRegression
+
+    turned = ROWS[["income", "age"]]
+    other = rw.pack(LinearRegression().fit(turned, ROWS["age"] * 2), name="credit", inputs=turned, out=tmp_path)
+    with (
+        rw.serve_in_process("before", package=credit.path) as before,
+        rw.serve_in_process("after", package=other.path) as after,
+    ):
+        core, edge, batch = before._read(ROW, None)
+        call, told = EmbeddedRequest(edge, None), SimpleQueue[Any]()
+        call.sink = PartQueue(call, told.put)
+        core.loop.call_soon_threadsafe(core.edges[after.name].ask, call, batch, ROW)
+        assert [round(value, 6) for value in encode_rows(told.get())] == [62.0]
+
+
+def test_no_more_is_wanted_while_enough_parts_wait() -> None:
+    """A caller slower than the model: a taken part asks for others only once fewer than the bound wait, in a mount as here."""
+    told: list[Any] = []
+    stream = SimpleNamespace(resumed=0)
+    stream.resume = lambda: setattr(stream, "resumed", stream.resumed + 1)
+    queue = PartQueue(SimpleNamespace(stream=stream, over=False), told.append)  # type: ignore[arg-type]  # what it uses of a call
+    exchange = Exchange(SimpleNamespace(), told.append, resume=stream.resume)  # type: ignore[arg-type]  # no core is asked
+    assert not queue.emit([object()] * (2 * MOST_AHEAD))  # type: ignore[list-item]  # a part is passed on as it is
+    assert [exchange.send(b"x") for _ in range(2 * MOST_AHEAD)].count(True) == MOST_AHEAD - 1
+    for take in (queue.taken, exchange._taken):
+        stream.resumed = 0
+        for _ in range(MOST_AHEAD):
+            take()
+        assert stream.resumed == 0
+        take()
+        assert stream.resumed == 1

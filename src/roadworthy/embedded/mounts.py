@@ -127,7 +127,7 @@ class Exchange:
 
     def _taken(self) -> None:
         self.ahead -= 1
-        if self.resume is not None and not self.ended:
+        if self.ahead < _MOST_AHEAD and self.resume is not None and not self.ended:
             self.resume()
 
     def _drop(self) -> None:
