@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -39,13 +40,14 @@ class EmbeddedEdge(Pipeline):
         next_id: makes prediction ids; from any thread.
 
     Attributes:
-        endpoint: the bound endpoint. layout: of the rows that it takes. most_rows: how many it takes.
+        pid: of its process. endpoint: the bound endpoint. layout: of the rows that it takes. most_rows: how many it takes.
     """
 
     def __init__(self, endpoint: Endpoint, instruments: Instruments, calls: set[OpenCall], next_id: Callable[[], str]) -> None:
         super().__init__(endpoint, instruments)
         self.next_id = next_id
         policy = endpoint.entry.policy
+        self.pid = os.getpid()
         self.endpoint = endpoint
         self.layout = Layout(endpoint.signature.inputs, policy.timestamps.integers)
         self.most_rows = policy.max_rows

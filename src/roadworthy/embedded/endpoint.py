@@ -207,7 +207,7 @@ class EmbeddedEndpoint:
         call.sink = parts = PartQueue(call, lambda part: loop.call_soon_threadsafe(arrived.put_nowait, part))
         self._submit(core, call, batch, data)
         try:
-            while (part := await arrived.get()) is not None:
+            while self._is_of_here(call) and (part := await arrived.get()) is not None:
                 yield self._part(parts, part)
         finally:
             self._give_up(call)
@@ -309,10 +309,16 @@ class EmbeddedEndpoint:
         call.sink = parts = PartQueue(call, arrived.put)
         self._submit(core, call, batch, data)
         try:
-            while (part := arrived.get()) is not None:
+            while self._is_of_here(call) and (part := arrived.get()) is not None:
                 yield self._part(parts, part)
         finally:
             self._give_up(call)
+
+    def _is_of_here(self, call: EmbeddedRequest) -> bool:
+        """True; in a fork the parts of a call of the parent never come."""
+        if call.edge.pid != os.getpid():
+            raise endpoint_closed(self.name)
+        return True
 
     def _part(self, parts: PartQueue, part: Batch | RoadworthyError) -> list[Any]:
         if isinstance(part, RoadworthyError):
@@ -321,7 +327,7 @@ class EmbeddedEndpoint:
         return encode_rows(part)
 
     def _give_up(self, call: EmbeddedRequest) -> None:
-        if not call.over:
+        if not call.over and call.edge.pid == os.getpid():
             self._on_loop(call.drop)
 
     def _on_loop(self, function: Callable[[], None]) -> None:
