@@ -190,9 +190,10 @@ class Body(_Unread):
         Raises:
             ClientError: code "timed-out" or "answer-cut-short".
         """
+        block = b""
         with self._translating():
-            return next(self._blocks, b"")
-        return b""
+            block = next(self._blocks, b"")
+        return block  # noqa: RET504 - after a swallowed error it is b""
 
     def close(self) -> None:
         """Read no further: the server gives up what it has not sent."""
@@ -208,9 +209,10 @@ class AsyncBody(_Unread):
 
     async def read(self) -> bytes:
         """As `Body.read`."""
+        block = b""
         with self._translating():
-            return await anext(self._blocks, b"")
-        return b""
+            block = await anext(self._blocks, b"")
+        return block  # noqa: RET504 - after a swallowed error it is b""
 
     async def close(self) -> None:
         """As `Body.close`."""
