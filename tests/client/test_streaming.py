@@ -109,10 +109,11 @@ def test_the_error_that_ends_an_answer_is_raised(server: Any, ask: Ask, problem:
         ((200, PART + b"data: {", MORE), "answer-cut-short", 1),
         ((200, b"data: {]\n\n", EVENTS), "unexpected-reply", None),
         ((200, b"data: []\n\n", EVENTS), "unexpected-reply", None),
+        ((200, b"data: %b\n\n" % (b"[" * 200_000), EVENTS), "unexpected-reply", None),
         ((200, b"event: error\ndata: 3\n\n", EVENTS), "unexpected-reply", None),
         ((200, b"<html>", {"content-type": "text/html"}), "unexpected-reply", None),
     ],
-    ids=["refused", "no-end", "half-an-event", "no-json", "no-object", "no-problem", "a-page"],
+    ids=["refused", "no-end", "half-an-event", "no-json", "no-object", "deep", "no-problem", "a-page"],
 )
 def test_every_bad_end_has_its_error(
     server: Any, ask: Ask, reply: tuple[int, bytes, dict[str, str]], code: str, parts: int | None
@@ -123,6 +124,13 @@ def test_every_bad_end_has_its_error(
     error = ask(url)[-1]
     assert (error.code, error.facts.get("parts")) == (code, parts)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_after_its_last_event_an_answer_has_ended(server: Any, ask: Ask, connection: str) -> None:
+    """Even where a proxy keeps the body open, or cuts it."""
+    url, _ = server(200, PART + END, **MORE, connection=connection)
+    assert ask(url, between_s=0.5) == [["a"]]
 
 
 def test_a_silent_server_is_given_up(server: Any, ask: Ask) -> None:

@@ -27,8 +27,13 @@ def otherwise(rows: Any) -> Any:
 
 
 def words(rows: Any) -> Iterator[Any]:
-    """The words of the text; of "forever", without an end."""
+    """The words of the text; of "forever", without an end; of "slowly" too, with pauses."""
+    import threading
+
     text = rows["text"].iloc[0]
+    while text == "slowly":
+        yield text
+        threading.Event().wait(2.5)
     if text == "forever":
         yield from (str(number) for number in itertools.count())
     yield from text.split()

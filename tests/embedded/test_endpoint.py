@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import shutil
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +20,14 @@ import polars as pl
 import pytest
 
 import roadworthy as rw
+from roadworthy.embedded import core
+from roadworthy.embedded.edge import MOST_AHEAD, EmbeddedRequest, PartQueue
 from roadworthy.embedded.endpoint import OFF, _process
-from roadworthy.embedded.scratch import Scratch
+from roadworthy.embedded.mounts import Exchange
+from roadworthy.embedded.scratch import Scratch, _delete_abandoned
+from roadworthy.embedded.sources import hold
+from roadworthy.package.archive import unpack
+from roadworthy.schema.rows import encode_rows
 from tests.embedded.conftest import ROWS, answers
 from tests.waiting import eventually
 
@@ -169,10 +179,10 @@ def test_closing_the_last_endpoint_frees_the_core(credit: rw.Package, served: rw
     served.close()
     for _ in range(2):
         with rw.serve_in_process("short", package=credit.path) as endpoint:
-            core = endpoint.core()
+            running = endpoint.core()
             assert any(thread.name == "roadworthy" for thread in threading.enumerate())
-            assert core.folder.exists()
-        assert not core.folder.exists()
+            assert running.folder.exists()
+        assert not running.folder.exists()
         assert not any(thread.name == "roadworthy" for thread in threading.enumerate())
     assert "closed" in repr(endpoint)
 
@@ -213,3 +223,86 @@ def test_a_home_is_served_and_followed(home: Any) -> None:
         eventually(lambda: answering() == {"credit:1"}, "a rollout")
         home.write([5_000, 5_000])
         eventually(lambda: answering() == {"credit:1", "credit:2"}, "a split")
+
+
+def test_rows_are_read_again_for_another_layout(tmp_path: Path, credit: rw.Package) -> None:
+    """A call that was read just before the endpoint got a version with another order of fields gets that version's answer."""
+    from sklearn.linear_model import LinearRegression
+
+    turned = ROWS[["income", "age"]]
+    other = rw.pack(LinearRegression().fit(turned, ROWS["age"] * 2), name="credit", inputs=turned, out=tmp_path)
+    with (
+        rw.serve_in_process("before", package=credit.path) as before,
+        rw.serve_in_process("after", package=other.path) as after,
+    ):
+        here, edge, batch = before._read(ROW, None)
+        call, told = EmbeddedRequest(edge, None), SimpleQueue[Any]()
+        call.sink = PartQueue(call, told.put)
+        here.loop.call_soon_threadsafe(here.edges[after.name].ask, call, batch, ROW)
+        assert [round(value, 6) for value in encode_rows(told.get())] == [62.0]
+
+
+def test_no_more_is_wanted_while_enough_parts_wait() -> None:
+    """A caller slower than the model: a taken part asks for others only once fewer than the bound wait, in a mount as here."""
+    told: list[Any] = []
+    stream = SimpleNamespace(resumed=0)
+    stream.resume = lambda: setattr(stream, "resumed", stream.resumed + 1)
+    queue = PartQueue(SimpleNamespace(stream=stream, over=False), told.append)  # type: ignore[arg-type]  # what it uses of a call
+    exchange = Exchange(SimpleNamespace(), told.append, resume=stream.resume)  # type: ignore[arg-type]  # no core is asked
+    assert not queue.emit([object()] * (2 * MOST_AHEAD))  # type: ignore[list-item]  # a part is passed on as it is
+    assert [exchange.send(b"x") for _ in range(2 * MOST_AHEAD)].count(True) == MOST_AHEAD - 1
+    for take in (queue.taken, exchange._taken):
+        stream.resumed = 0
+        for _ in range(MOST_AHEAD):
+            take()
+        assert stream.resumed == 0
+        take()
+        assert stream.resumed == 1
+
+
+def test_a_change_that_fails_once_is_taken_later(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a moment without space on the disk."""
+    failures = [OSError(28, "No space left on device")]
+
+    def fail_once(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        hold(*arguments)
+
+    home.write([10_000, 0])
+    with rw.serve_in_process("home") as endpoint:
+        monkeypatch.setattr(core, "hold", fail_once)
+        home.write([0, 10_000])
+        eventually(lambda: endpoint.predict(ROW).version == "credit:2", "a deployment")
+        assert not failures
+
+
+def test_a_package_may_be_opened_from_another_folder(home: Any, credit: rw.Package, tmp_path: Path) -> None:
+    """Its first folder is gone, and the core lives on. Links to packages that are not served any more are deleted."""
+    home.write([0, 10_000])
+    with rw.serve_in_process("home") as endpoint:
+        links = endpoint.core().folder / "packages"
+        for name in ("one", "two"):
+            unpack(credit.path, tmp_path / name)
+            with rw.serve_in_process("moved", package=tmp_path / name) as moved:
+                assert answers(moved.predict(ROW)) == [62.0]
+                assert tmp_path / name in [each.readlink() for each in links.iterdir()]
+            shutil.rmtree(tmp_path / name)
+        eventually(lambda: len(list(links.iterdir())) == 1, "one package that is served")
+
+
+def test_a_new_folder_that_another_process_deletes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is deleted between its making and its locking by a core that starts at the same time."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock, others = fcntl.flock, [_delete_abandoned]
+
+    def raced(descriptor: int, how: int) -> None:
+        if others and how == fcntl.LOCK_EX:
+            others.pop()()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", raced)
+    made = Scratch()
+    assert made.path.exists()
+    made.delete()
+    assert not list(tmp_path.iterdir())

@@ -154,6 +154,24 @@ def test_a_slow_caller_stops_the_model(streaming: rw.EmbeddedEndpoint) -> None:
     parts.close()  # type: ignore[attr-defined]  # it is a generator
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_stream_does_not_go_on_in_a_fork(streaming: rw.EmbeddedEndpoint) -> None:
+    """Its parts come to the parent: the child gets an error instead of waiting for ever, and leaves the parent's stream alone."""
+    parts = streaming.stream({"text": "forever"})
+    next(parts)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        signal.alarm(60)
+        try:
+            next(parts)
+        except rw.Unavailable as error:
+            os._exit(error.code != "endpoint-closed")
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert next(parts) == ["1"]
+    parts.close()  # type: ignore[attr-defined]  # it is a generator
+
+
 def test_a_deadline_ends_a_call(streaming: rw.EmbeddedEndpoint) -> None:
     """The caller's own timeout ends an endless answer."""
     with pytest.raises(rw.RoadworthyError) as caught:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client as WerkzeugClient
 
 import roadworthy as rw
+from roadworthy.embedded import mounts
 from tests.waiting import NO_TLS, eventually, soon
 
 ROW = {"age": 31.0, "income": 42_000.0}
@@ -191,6 +194,44 @@ def test_a_caller_that_leaves_ends_its_stream(endpoints: tuple[rw.EmbeddedEndpoi
     assert b"0" in next(reply.iter_encoded())
     reply.close()
     eventually(lambda: endpoints[1].status().calls == 0, "no call in progress")
+
+
+def test_a_silent_stream_gets_comments(endpoints: tuple[rw.EmbeddedEndpoint, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two parts of a slow model; that is how a WSGI server learns that its caller is gone."""
+    monkeypatch.setattr(mounts, "_COMMENT_S", 0.0)
+    client = WerkzeugClient(rw.wsgi_app(endpoints[1]))
+    headers = {"accept": "text/event-stream", "content-type": "application/json"}
+    reply = client.post("/v1/models/chat:predict", data=b'{"instances": ["slowly"]}', headers=headers, buffered=False)
+    assert any(piece.startswith(b":") for piece in itertools.islice(reply.iter_encoded(), 20))
+    reply.close()
+    eventually(lambda: endpoints[1].status().calls == 0, "no call in progress")
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"REQUEST_METHOD": "GET", "PATH_INFO": "/readyz"}, "200 OK"),
+        ({"REQUEST_METHOD": "GET", "PATH_INFO": "/v1/models"}, "200 OK"),
+        ({"CONTENT_LENGTH": "9" * 5_000}, "413 Request Entity Too Large"),
+        ({"CONTENT_LENGTH": "0" * 5_000 + "24"}, "200 OK"),
+    ],
+    ids=["probe", "no-host", "long-length", "many-zeros"],
+)
+def test_odd_heads_are_answered(endpoints: tuple[rw.EmbeddedEndpoint, ...], more: dict[str, Any], status: str) -> None:
+    """HTTP/1.0 needs no Host; a length may have thousands of digits."""
+    begun: list[Any] = []
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/v1/models/chat:predict",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": "24",
+        "wsgi.input": io.BytesIO(b'{"instances": ["a b c"]}'),
+        **more,
+    }
+    body = b"".join(rw.wsgi_app(endpoints[1])(environ, lambda *head: begun.append(head)))
+    assert begun[0][0] == status, body
+    if environ["PATH_INFO"] == "/readyz":
+        assert json.loads(body) == {"ready": True, "reason": None, "endpoints": 1, "missing": []}
 
 
 async def _leave(app: Any, body: bytes) -> None:

@@ -35,6 +35,8 @@ _BY_STATUS: Mapping[int, type[RoadworthyError]] = {
 _KNOWN = ("error", "detail", "title", "type", "status", "code", "hint")
 _CONNECT_S = 60.0
 """Longest time to connect, however long the reply may take."""
+_END_S = 0.05
+"""So long the end of a body is awaited after its last event."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -139,16 +141,22 @@ class _Unread:
         self.between_s = between_s
         self.parts = 0
         self._what = what
+        self._ended = False
         reply.request.extensions["timeout"]["read"] = between_s
+
+    def end(self) -> None:
+        """Everything that is wanted has come. One more `read` finds the end of the body if it is there, and keeps the connection
+        for another request; without it the read does not fail."""
+        self._ended = True
+        self.reply.request.extensions["timeout"]["read"] = _END_S
 
     @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:
         try:
             yield
-        except httpx.TimeoutException as error:
-            raise self.too_late() from error
         except httpx.HTTPError as error:
-            raise self.cut_short() from error
+            if not self._ended:
+                raise (self.too_late() if isinstance(error, httpx.TimeoutException) else self.cut_short()) from error
 
     def too_late(self) -> ClientError:
         """The error for a part that does not come in time."""
@@ -182,8 +190,10 @@ class Body(_Unread):
         Raises:
             ClientError: code "timed-out" or "answer-cut-short".
         """
+        block = b""
         with self._translating():
-            return next(self._blocks, b"")
+            block = next(self._blocks, b"")
+        return block  # noqa: RET504 - after a swallowed error it is b""
 
     def close(self) -> None:
         """Read no further: the server gives up what it has not sent."""
@@ -199,8 +209,10 @@ class AsyncBody(_Unread):
 
     async def read(self) -> bytes:
         """As `Body.read`."""
+        block = b""
         with self._translating():
-            return await anext(self._blocks, b"")
+            block = await anext(self._blocks, b"")
+        return block  # noqa: RET504 - after a swallowed error it is b""
 
     async def close(self) -> None:
         """As `Body.close`."""
@@ -324,7 +336,7 @@ def _object(reply: httpx.Response) -> dict[str, Any] | None:
     """The JSON object that a reply holds, if it does."""
     try:
         document = reply.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
 

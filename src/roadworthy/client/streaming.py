@@ -86,7 +86,7 @@ def read_parts(request: Request, between_s: float | None, index: Any) -> Feed[Pr
             whole += block
         yield Item(read_prediction(reply, _document(reply, whole), index))
         return
-    events, ended, since = EventReader(), False, time.monotonic()
+    events, since = EventReader(), time.monotonic()
     while block := (yield Read(body)):
         before = body.parts
         for event, data in events.feed(block):
@@ -96,17 +96,19 @@ def read_parts(request: Request, between_s: float | None, index: Any) -> Feed[Pr
                 since = time.monotonic()
             elif event == "error":
                 raise _ended_by(reply, _document(reply, data), body.parts)
-            ended = ended or event == "end"
-        if body.parts == before and not ended and time.monotonic() - since > body.between_s:
+            elif event == "end":
+                body.end()
+                yield Read(body)
+                return
+        if body.parts == before and time.monotonic() - since > body.between_s:
             raise body.too_late()  # only comments have come, or a piece of a part
-    if not ended:
-        raise body.cut_short()
+    raise body.cut_short()
 
 
 def _document(reply: httpx.Response, text: str | bytearray) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise unexpected_reply(reply, GATEWAY) from error
 
 

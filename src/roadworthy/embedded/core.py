@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from roadworthy.contract.telemetry import FAILED, VersionState
 from roadworthy.embedded.edge import EmbeddedEdge, OpenCall, endpoint_closed
 from roadworthy.embedded.runners import OwnChildren
 from roadworthy.embedded.scratch import Scratch
-from roadworthy.embedded.sources import Offer, Source, hold
+from roadworthy.embedded.sources import Offer, Source, drop_links, hold
 from roadworthy.foundation.confine.plan import REQUIRED, Bounds
 from roadworthy.foundation.errors import InvalidRequest, PackageError, RoadworthyError
 from roadworthy.foundation.files import private_folder
@@ -62,6 +63,10 @@ class Mounted(Protocol):
 
     def serve(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
         """See `Edge` in `serving/reload.py`."""
+        ...
+
+    def keep_alive(self, now: float) -> None:
+        """Send a comment to each stream that was silent for long. `now`: monotonic clock, seconds."""
         ...
 
 
@@ -104,6 +109,7 @@ class Core:
         self._mounts: list[Mounted] = []
         self._failures: dict[str, BaseException] = {}
         self._revision = 0
+        self._changes = False
         self._scratch = Scratch()
         self.folder = private_folder(self._scratch.path / "gateway")
         self.slab = self.folder / "run" / "slab"
@@ -156,7 +162,11 @@ class Core:
             raise AssertionError("a source gives its endpoint when asked again")
         bound: Future[None] = Future()
         self._opened[name] = _Opened(source, offer, bound, set())
-        self._offer()
+        try:
+            self._offer()
+        except BaseException:
+            del self._opened[name]
+            raise
         return bound
 
     async def close(self, name: str, grace_s: float) -> None:
@@ -216,7 +226,8 @@ class Core:
         return Routing.head(label, version)
 
     def _offer(self) -> None:
-        """Offer a snapshot of all open endpoints."""
+        """Offer a snapshot of all open endpoints. What fails is tried again at the next look."""
+        self._changes = True
         self._revision += 1
         packages = {digest: held for opened in self._opened.values() for digest, held in opened.offer.packages.items()}
         for digest, (_, unpacked) in packages.items():
@@ -232,6 +243,7 @@ class Core:
             del self._failures[digest]
         self._runners.take_snapshot(snapshot)
         self._serving.offer(snapshot)
+        self._changes = False
 
     def _changed(self) -> None:
         """Tell those who open endpoints what became of them."""
@@ -339,24 +351,34 @@ class Core:
         self.health = self._serving.health = ProcessHealth(self._probes, pressure)
 
     async def _look(self) -> None:
-        """Take changes of endpoints from their sources."""
+        """Take changes of endpoints from their sources, and keep the streams of mounts alive."""
         while True:
             await asyncio.sleep(_LOOK_S)
+            for opened in self._opened.values():
+                if opened.bound.done():
+                    self._take_change(opened)
             try:
-                changed = [self._take_change(opened) for opened in self._opened.values() if opened.bound.done()]
-                if any(changed):
+                for mounted in self._mounts:
+                    mounted.keep_alive(time.monotonic())
+                if self._changes:
                     self._offer()
+                known = {state.digest for state in self._manager.states()}
+                drop_links(self.folder, known.union(*(opened.offer.packages for opened in self._opened.values())))
             except Exception:  # the endpoints are served as before
                 log.exception("cannot take a change of an embedded endpoint")
 
-    def _take_change(self, opened: _Opened) -> bool:
-        """Whether an endpoint has changed. One that is gone from its source, or cannot be read, is served as before."""
-        with contextlib.suppress(RoadworthyError):
+    def _take_change(self, opened: _Opened) -> None:
+        """Note a change of an endpoint. One that is gone from its source, or cannot be read, is served as before."""
+        try:
             offer = opened.source.read()
-            if offer is not None:
-                opened.offer = offer
-                return True
-        return False
+        except RoadworthyError:
+            return
+        except Exception:  # the other endpoints have theirs
+            log.exception("cannot read a change of the embedded endpoint %s", opened.offer.entry.name)
+            return
+        if offer is not None:
+            opened.offer = offer
+            self._changes = True
 
     def _keep_out(self, reasons: dict[str, str]) -> None:
         self._rules.keep_out(reasons)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from roadworthy.codecs.codec import too_many_rows
 from roadworthy.foundation.errors import ModelFault, RoadworthyError, Unavailable, let_go
@@ -12,6 +13,7 @@ from roadworthy.gateway.http.problems import as_error, status_of
 from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.pending import Answer, Outcome
 from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.tables import to_batch
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.pipeline import Instruments, Pipeline, Request
 from roadworthy.serving.streaming import Sink, StreamedAnswer
@@ -38,23 +40,36 @@ class EmbeddedEdge(Pipeline):
         next_id: makes prediction ids; from any thread.
 
     Attributes:
-        endpoint: the bound endpoint. layout: of the rows that it takes. most_rows: how many it takes.
+        pid: of its process. endpoint: the bound endpoint. layout: of the rows that it takes. most_rows: how many it takes.
     """
 
     def __init__(self, endpoint: Endpoint, instruments: Instruments, calls: set[OpenCall], next_id: Callable[[], str]) -> None:
         super().__init__(endpoint, instruments)
         self.next_id = next_id
         policy = endpoint.entry.policy
+        self.pid = os.getpid()
         self.endpoint = endpoint
         self.layout = Layout(endpoint.signature.inputs, policy.timestamps.integers)
         self.most_rows = policy.max_rows
         self._calls = calls
 
-    def ask(self, call: EmbeddedRequest, batch: Batch) -> None:
-        """Take the call through the core, which settles it now or later."""
+    def read(self, data: Any) -> Batch:
+        """The caller's rows in this edge's layout; from any thread.
+
+        Raises:
+            InvalidInput: they do not fit the signature.
+        """
+        return to_batch(self.layout, [data] if isinstance(data, Mapping) else data)
+
+    def ask(self, call: EmbeddedRequest, batch: Batch, data: Any) -> None:
+        """Take the call through the core, which settles it now or later. `data` is read again if the endpoint got another layout
+        since the batch was made."""
         call.edge, call.rows = self, batch.rows
         self._calls.add(call)
         try:
+            if batch.layout != self.layout:
+                batch = self.read(data)
+                call.rows = batch.rows
             if batch.rows > self.most_rows:
                 raise too_many_rows(self.most_rows)
             self.admit(call)
@@ -228,7 +243,7 @@ class PartQueue:
     def taken(self) -> None:
         """The application has taken a part."""
         self._ahead -= 1
-        if self._call.stream is not None and not self._call.over:
+        if self._ahead < MOST_AHEAD and self._call.stream is not None and not self._call.over:
             self._call.stream.resume()
 
     def finish(self) -> None:

@@ -32,7 +32,6 @@ from roadworthy.package.archive import SUFFIX
 from roadworthy.runtime.pending import Answer, Outcome
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.rows import encode_rows
-from roadworthy.schema.tables import to_batch
 from roadworthy.settings import load_settings
 
 OFF = {
@@ -196,7 +195,7 @@ class EmbeddedEndpoint:
         Each part is a list with one value per row, as in `Prediction.predictions`. A model that answers at once gives one part.
         Raises as `predict`, also between two parts.
         """
-        return self._parts(*self._read(data, timeout_s), timeout_s)
+        return self._parts(*self._read(data, timeout_s), data, timeout_s)
 
     async def stream_async(self, data: Any, *, timeout_s: float | None = None) -> AsyncIterator[list[Any]]:
         """The same as `stream`, to be iterated on any event loop."""
@@ -206,9 +205,9 @@ class EmbeddedEndpoint:
         core, edge, batch = self._read(data, timeout_s)
         arrived, call = asyncio.Queue[Batch | RoadworthyError | None](), EmbeddedRequest(edge, timeout_s)
         call.sink = parts = PartQueue(call, lambda part: loop.call_soon_threadsafe(arrived.put_nowait, part))
-        self._submit(core, call, batch)
+        self._submit(core, call, batch, data)
         try:
-            while (part := await arrived.get()) is not None:
+            while self._is_of_here(call) and (part := await arrived.get()) is not None:
                 yield self._part(parts, part)
         finally:
             self._give_up(call)
@@ -280,7 +279,7 @@ class EmbeddedEndpoint:
                 result.set_exception(outcome)
 
         call.sink = WholeAnswer(call, settle, edge.most_rows)
-        self._submit(core, call, batch)
+        self._submit(core, call, batch, data)
         return call, result
 
     def _read(self, data: Any, timeout_s: float | None) -> tuple[Core, EmbeddedEdge, Batch]:
@@ -290,30 +289,36 @@ class EmbeddedEndpoint:
         edge = core.edges.get(self.name)
         if edge is None:
             raise endpoint_closed(self.name)
-        return core, edge, to_batch(edge.layout, [data] if isinstance(data, Mapping) else data)
+        return core, edge, edge.read(data)
 
-    def _submit(self, core: Core, call: EmbeddedRequest, batch: Batch) -> None:
+    def _submit(self, core: Core, call: EmbeddedRequest, batch: Batch, data: Any) -> None:
         def ask() -> None:
             if self._closed:
                 call.settle(endpoint_closed(self.name))
             else:
-                core.edges.get(self.name, call.edge).ask(call, batch)
+                core.edges.get(self.name, call.edge).ask(call, batch, data)
 
         try:
             core.loop.call_soon_threadsafe(ask)
         except RuntimeError:  # the core has ended meanwhile
             raise endpoint_closed(self.name) from None
 
-    def _parts(self, core: Core, edge: EmbeddedEdge, batch: Batch, timeout_s: float | None) -> Iterator[list[Any]]:
+    def _parts(self, core: Core, edge: EmbeddedEdge, batch: Batch, data: Any, timeout_s: float | None) -> Iterator[list[Any]]:
         arrived = SimpleQueue[Batch | RoadworthyError | None]()
         call = EmbeddedRequest(edge, timeout_s)
         call.sink = parts = PartQueue(call, arrived.put)
-        self._submit(core, call, batch)
+        self._submit(core, call, batch, data)
         try:
-            while (part := arrived.get()) is not None:
+            while self._is_of_here(call) and (part := arrived.get()) is not None:
                 yield self._part(parts, part)
         finally:
             self._give_up(call)
+
+    def _is_of_here(self, call: EmbeddedRequest) -> bool:
+        """True; in a fork the parts of a call of the parent never come."""
+        if call.edge.pid != os.getpid():
+            raise endpoint_closed(self.name)
+        return True
 
     def _part(self, parts: PartQueue, part: Batch | RoadworthyError) -> list[Any]:
         if isinstance(part, RoadworthyError):
@@ -322,7 +327,7 @@ class EmbeddedEndpoint:
         return encode_rows(part)
 
     def _give_up(self, call: EmbeddedRequest) -> None:
-        if not call.over:
+        if not call.over and call.edge.pid == os.getpid():
             self._on_loop(call.drop)
 
     def _on_loop(self, function: Callable[[], None]) -> None:

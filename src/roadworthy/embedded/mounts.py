@@ -31,15 +31,21 @@ from roadworthy.gateway.http.messages import READ_OFF_BYTES, Message, Receive, R
 from roadworthy.gateway.http.predict import HttpPrediction, Predict
 from roadworthy.gateway.http.problems import problem
 from roadworthy.gateway.http.routes import Routing
+from roadworthy.gateway.http.streaming import HttpStream
 from roadworthy.gateway.http.wire import read_lines
 from roadworthy.serving.admission import Admission, Keys
 from roadworthy.serving.endpoint import Endpoint
+from roadworthy.serving.health.readiness import Readiness
 
 ASGIApp = Callable[[Message, Receive, Send], Awaitable[None]]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _MOST_AHEAD = 8
+_COMMENT_S = 15.0
+"""After so long without a part, a stream gets a comment. It also shows a WSGI server that its caller is gone."""
+_MOST_DIGITS = 18
+"""Of a declared length: int() refuses thousands of digits, and with so many it is too long in any case."""
 _UNWANTED = frozenset({b"expect", b"transfer-encoding", b"connection"})
 """Headers about the connection, which is the server's matter."""
 
@@ -127,7 +133,7 @@ class Exchange:
 
     def _taken(self) -> None:
         self.ahead -= 1
-        if self.resume is not None and not self.ended:
+        if self.ahead < _MOST_AHEAD and self.resume is not None and not self.ended:
             self.resume()
 
     def _drop(self) -> None:
@@ -155,16 +161,25 @@ class Exchange:
         self.calls.discard(self.call)
 
 
+class _Checks(HeaderChecks):
+    """Leaves the Host header, which HTTP/1.0 does not need, to the application's server."""
+
+    def check(self, headers: HeaderList, unique: dict[bytes, bytes], *, any_host: bool = True) -> None:  # noqa: ARG002 - of none
+        """See `HeaderChecks`."""
+        super().check(headers, unique, any_host=True)
+
+
 class MountedRoutes:
     """The routes of one mount on one core. On the core's loop, except `limit`."""
 
     def __init__(self, core: Core, names: Iterable[str]) -> None:
         self._core = core
         self._names = frozenset(names)
+        self._served = 0
         documents = Documents(core.folder, core.slab)
-        routing = Routing(core.instruments, core.readers, core.scheduler, core.readiness, documents)
+        routing = Routing(core.instruments, core.readers, core.scheduler, self._readiness, documents)
         routing.health = core.health
-        self._checks = HeaderChecks(("*",))
+        self._checks = _Checks(("*",))
         metrics = core.instruments.metrics
         refused = partial(metrics.refused, "")
         self._app = App(
@@ -176,7 +191,23 @@ class MountedRoutes:
     def serve(self, keys: Keys, served: Mapping[str, Endpoint], waiting: Mapping[str, Admission]) -> None:
         """See `Edge` in `serving/reload.py`."""
         mine = {name: endpoint for name, endpoint in served.items() if name in self._names}
+        self._served = len(mine)
         self._routing.serve(keys, mine, {name: each for name, each in waiting.items() if name in self._names})
+
+    def keep_alive(self, now: float) -> None:
+        """See `Mounted`. A caller that has not taken what was sent needs no comment."""
+        for call in [call for name in self._names for call in self._core.calls(name) if isinstance(call, HttpPrediction)]:
+            has_all = isinstance(call.exchange, Exchange) and not call.exchange.ahead
+            if has_all and isinstance(call.writing, HttpStream):
+                call.writing.keep_alive(now, _COMMENT_S)
+
+    def _readiness(self) -> Readiness:
+        """The readiness of these endpoints alone."""
+        whole = self._core.readiness()
+        missing, unhealthy = (tuple(each for each in names if each in self._names) for names in (whole.missing, whole.unhealthy))
+        mine = missing or unhealthy or not (whole.missing or whole.unhealthy)
+        ready, reason = (whole.ready, whole.reason) if mine else (True, None)
+        return Readiness(ready, reason, self._served, missing, unhealthy, whole.warnings)
 
     def limit(self, head: Head) -> int:
         """The most bytes of a body that are read. Any thread."""
@@ -204,7 +235,7 @@ class MountedRoutes:
         exchange.call, exchange.calls = call, self._core.calls(predict.name)
         exchange.calls.add(call)
         try:
-            self._checks.check(head.headers, headers, any_host=True)
+            self._checks.check(head.headers, headers)
         except InvalidRequest as error:
             call.settle(error)
             return
@@ -470,7 +501,7 @@ def _wsgi_body(environ: dict[str, Any], head: Head, most: int) -> bytes | None:
 def _declared(head: Head) -> int:
     """The declared length of the body; -1 without one."""
     length = next((value for name, value in head.headers if name == b"content-length"), b"")
-    return int(length) if length.isdigit() else -1
+    return int(length.lstrip(b"0")[:_MOST_DIGITS] or b"0") if length.isdigit() else -1
 
 
 def _with_length(head: Head, body: bytes | None) -> Head:

@@ -174,7 +174,18 @@ def _check_rules(policy: Policy, package: Package) -> None:
 
 
 def hold(folder: Path, digest: str, unpacked: Path) -> None:
-    """Let the core find an unpacked package below its own `folder`."""
-    place = package_folder(folder, digest)
-    if not place.is_symlink():
-        place.symlink_to(unpacked.resolve(), target_is_directory=True)
+    """Let the core find an unpacked package below its own `folder`. The folder that was given last is found."""
+    place, target = package_folder(folder, digest), unpacked.resolve()
+    if not place.is_symlink() or place.readlink() != target:
+        fresh = place.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target, target_is_directory=True)
+        fresh.replace(place)
+
+
+def drop_links(folder: Path, digests: Collection[str]) -> None:
+    """Forget the unpacked packages that `hold` was given, except those with these digests."""
+    kept = {package_folder(folder, digest) for digest in digests}
+    for place in (folder / "packages").iterdir():
+        if place.is_symlink() and place not in kept:
+            place.unlink()

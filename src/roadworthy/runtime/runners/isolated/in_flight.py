@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +13,11 @@ from roadworthy.runtime.pending import Answer
 from roadworthy.runtime.queue.request_queue import Member, too_late
 from roadworthy.runtime.runners.isolated import frames
 from roadworthy.schema.batch import Batch
+from roadworthy.schema.signature import MAX_PART_BYTES
+
+_MOST_AHEAD = frames.AHEAD_QUICK_PARTS + frames.AHEAD_PARTS
+_MOST_AHEAD_BYTES = frames.AHEAD_BYTES + (frames.AHEAD_PARTS + 1) * MAX_PART_BYTES
+"""A runner with more parts, or bytes of parts, that were not taken ignores its credit: an honest one has a little fewer."""
 
 
 class Sent:
@@ -55,13 +61,45 @@ class StreamConnection(Protocol):
         ...
 
 
+class _Open:
+    """A stream that has a part: what may still come of it.
+
+    Attributes:
+        parts: where its parts go. rows: in each of them.
+    """
+
+    __slots__ = ("_ahead", "_bytes", "parts", "rows")
+
+    def __init__(self, parts: Parts, rows: int) -> None:
+        self.parts = parts
+        self.rows = rows
+        self._ahead: deque[int] = deque()
+        self._bytes = 0
+
+    def came(self, size: int) -> None:
+        """Count a part of so many bytes.
+
+        Raises:
+            ValueError: the runner is further ahead than its credit.
+        """
+        self._ahead.append(size)
+        self._bytes += size
+        if len(self._ahead) > _MOST_AHEAD or self._bytes > _MOST_AHEAD_BYTES:
+            raise ValueError("a part without credit")
+
+    def granted(self, parts: int) -> None:
+        """Forget the first parts, which were taken."""
+        for _ in range(min(parts, len(self._ahead))):
+            self._bytes -= self._ahead.popleft()
+
+
 class Streams:
     """The streams of a connection; `len` of it is how many have a part. One without a part yet is a message of `sent`."""
 
     def __init__(self, connection: StreamConnection, owner: StreamOwner) -> None:
         self._connection = connection
         self._owner = owner
-        self._open: dict[int, tuple[Parts, int]] = {}
+        self._open: dict[int, _Open] = {}
         self._came: dict[int, list[tuple[Batch, int]]] = {}
 
     def __len__(self) -> int:
@@ -76,15 +114,18 @@ class Streams:
         """Take one part; the first one settles its request, the others are passed on together.
 
         Raises:
-            ValueError: it does not fit its message.
+            ValueError: it does not fit its message, is too large, or came without credit.
         """
         part = outcomes.batch
         if part is None:
             raise ValueError("a part without rows")
+        if size > MAX_PART_BYTES:
+            raise ValueError("a part that is too large")
         stream = self._open.get(number)
         if stream is not None:
-            if part.rows != stream[1]:
+            if part.rows != stream.rows:
                 raise ValueError("a part that does not fit its message")
+            stream.came(size)
             self._came.setdefault(number, []).append((part, size))
             return
         sent = self._connection.sent.pop(number, None)
@@ -94,7 +135,8 @@ class Streams:
         if part.rows != batch.rows:
             raise ValueError("a part that does not fit its message")
         parts = Parts(_Source(self, number))
-        self._open[number] = parts, batch.rows
+        self._open[number] = stream = _Open(parts, batch.rows)
+        stream.came(size)
         parts.begin(size)
         self._owner.learn(outcomes, batch.rows, 1, time.monotonic() - sent.at)
         request.settle(Answer(part, 0, part.rows, rest=parts))
@@ -111,7 +153,7 @@ class Streams:
     def _pass_on(self, number: int) -> None:
         came, stream = self._came.pop(number, None), self._open.get(number)
         if came is not None and stream is not None:
-            stream[0].push(came)
+            stream.parts.push(came)
 
     def ended(self, number: int, outcomes: frames.Outcomes) -> None:
         """End a stream, or settle its request if there was no part.
@@ -127,8 +169,8 @@ class Streams:
         connection = self._connection
         stream, sent = self._open.pop(number, None), connection.sent.pop(number, None)
         if stream is not None:
-            connection.rows -= stream[1]
-            stream[0].end(fault)
+            connection.rows -= stream.rows
+            stream.parts.end(fault)
         elif sent is not None:
             connection.rows -= sent.members[0][0].rows
             sent.members[0][1].settle(fault or too_late())
@@ -137,13 +179,15 @@ class Streams:
 
     def grant(self, number: int, parts: int) -> None:
         """Tell the runner that so many parts of a stream were taken."""
+        if number in self._open:
+            self._open[number].granted(parts)
         self._connection.write(frames.encode_credit(number, parts))
 
     def cancel(self, number: int) -> None:
         """Have the runner close a stream, whether there was a part of it or not."""
         connection = self._connection
         if number in self._open:
-            connection.rows -= self._open.pop(number)[1]
+            connection.rows -= self._open.pop(number).rows
         elif number in connection.sent:
             connection.rows -= connection.sent.pop(number).members[0][0].rows
         else:
@@ -160,8 +204,8 @@ class Streams:
     def fail(self, error: Callable[[], RoadworthyError]) -> None:
         """End every stream that has a part: the runner is gone."""
         streams, self._open = self._open, {}
-        for parts, _ in streams.values():
-            parts.end(error())
+        for stream in streams.values():
+            stream.parts.end(error())
 
 
 class _Source:
