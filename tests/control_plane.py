@@ -120,6 +120,18 @@ class FakeGateway:
         headers = {} if etag is None else {"If-None-Match": etag}
         return self.client.get("/internal/v1/snapshot", params={"wait_s": wait_s}, headers=headers)
 
+    def published(self, admin: httpx.Client, endpoint: str = "line") -> dict[str, Any]:
+        """The snapshot as soon as it has what the endpoint shows: it is published after the transaction of a change."""
+        revision = admin.get(f"/api/v1/endpoints/{endpoint}").json()["revision"]
+        found: dict[str, Any] = {}
+
+        def look() -> bool:
+            found.update(self.snapshot().json())
+            return bool(found["revision"] >= revision)
+
+        eventually(look, "it is published")
+        return found
+
     def report(self, *states: VersionState, sequence: int | None = None, **fields: Any) -> httpx.Response:
         """One telemetry frame of a worker with these version states."""
         if sequence is None:

@@ -138,6 +138,7 @@ def follow_until(fleet: Fleet, admin: httpx.Client, true: Callable[[dict[str, An
         return true(current(admin))
 
     eventually(look, "the rollout gets there")
+    fleet.gateway.published(admin)
     return current(admin)
 
 

@@ -35,7 +35,7 @@ def test_traffic_moves_only_when_every_worker_is_ready(admin: httpx.Client, gate
     endpoint_when(admin, lambda found: found["pending"]["reason"] == "ready on 1 of 2 workers")
     gateway.ready(digest)
     assert serving(admin, "line:1")["state"] == "serving"
-    assert gateway.snapshot().json()["endpoints"][0]["split"] == [{"digest": digest, "weight": 10_000}]
+    assert gateway.published(admin)["endpoints"][0]["split"] == [{"digest": digest, "weight": 10_000}]
 
 
 def test_a_version_that_fails_to_load_never_gets_traffic(admin: httpx.Client, gateway: Any, push: Push) -> None:
@@ -49,7 +49,7 @@ def test_a_version_that_fails_to_load_never_gets_traffic(admin: httpx.Client, ga
     document = endpoint_when(admin, lambda found: found["state"] == "failed")
     assert document["version"] == "line:1"
     assert document["pending"]["code"] == "proof-failed"
-    assert gateway.snapshot().json()["endpoints"][0]["split"][0]["digest"] == one
+    assert gateway.published(admin)["endpoints"][0]["split"][0]["digest"] == one
 
 
 def test_rollback_is_at_once_while_the_version_before_is_warm(admin: httpx.Client, gateway: Any, push: Push) -> None:

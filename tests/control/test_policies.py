@@ -175,12 +175,12 @@ def test_fallback_versions_are_held_and_resolved(admin: httpx.Client, gateway: A
     deploy(admin, "line:1", {"fallback": [{"kind": "version"}, {"kind": "version", "version": "line:3"}]})
     gateway.ready(one, three)
     serving(admin, "line:1")
-    steps = gateway.snapshot().json()["endpoints"][0]["policy"]["fallback"]
+    steps = gateway.published(admin)["endpoints"][0]["policy"]["fallback"]
     assert [step["digest"] for step in steps] == [None, three]
     admin.put("/api/v1/endpoints/line", json={"version": "line:2"})
     gateway.ready(one, two, three)
     serving(admin, "line:2")
-    held = gateway.snapshot().json()
+    held = gateway.published(admin)
     assert {package["digest"] for package in held["packages"]} == {one, two, three}
     assert [step["digest"] for step in held["endpoints"][0]["policy"]["fallback"]] == [one, three]
     refused = admin.delete("/api/v1/models/line/versions/3")

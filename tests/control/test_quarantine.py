@@ -45,7 +45,7 @@ def test_c3_traffic_returns_to_the_version_before(admin: httpx.Client, gateway: 
     gateway.report(VersionState(two[0], READY), bad(two[1]))
     document = serving(admin, "line:1")
     assert (document["previous"], document["changed_by"]) == (None, "controller")
-    snapshot = gateway.snapshot().json()
+    snapshot = gateway.published(admin)
     assert [package["digest"] for package in snapshot["packages"]] == [two[0]]
     (entry,) = [e for e in admin.get("/api/v1/audit?last=5").json()["items"] if e["verb"] == "rollback"]
     assert (entry["actor"], entry["subject"]) == ("controller", "line")
@@ -97,6 +97,6 @@ def test_deploying_what_serves_again_is_another_try(admin: httpx.Client, gateway
     gateway.report(bad(digest))
     assert admin.get(LINE).json()["version"] == "line:1"
     assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before + 1
-    assert gateway.snapshot().json()["endpoints"][0]["generation"] == before + 1
+    assert gateway.published(admin)["endpoints"][0]["generation"] == before + 1
     # What the gateway reported before does not count against the new attempt.
     assert admin.put(LINE, json={"version": "line:1"}).json()["generation"] == before + 1
