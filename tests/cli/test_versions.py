@@ -12,7 +12,7 @@ from roadworthy.cli import exits
 from roadworthy.package.archive import open_package
 from tests.cli.conftest import Run, read
 from tests.control.fleet import LINE, Fleet
-from tests.control_plane import ControlProcess
+from tests.control_plane import ControlProcess, endpoint_when
 
 
 @pytest.fixture
@@ -59,6 +59,6 @@ def test_a_version_to_go_back_to_cannot_be_deleted(
         admin.put(LINE, json={"version": "line:2"})
         assert "version-serving" in version("delete", "line:2").stderr
         fleet.follow()
-        assert admin.get(LINE).json()["previous"] == "line:1"
+        assert endpoint_when(admin, lambda found: found["previous"])["previous"] == "line:1"
     refused = version("delete", "line:1")
     assert "line:1 is held by endpoint line" in refused.stderr
