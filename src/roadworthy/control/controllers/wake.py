@@ -34,7 +34,7 @@ class Wake:
         """Called by the controllers: wait for a call, `wait_s` at most. The number of calls, for `looked`."""
         with self._changed:
             self._driven = True
-            self._changed.wait_for(lambda: self._calls > self._looked or not self._driven, wait_s)
+            self._changed.wait_for(lambda: self._calls > self._looked, wait_s)
             return self._calls
 
     def looked(self, calls: int) -> None:
@@ -46,7 +46,7 @@ class Wake:
     def rest(self, rest_s: float) -> None:
         """Called by the controllers: leave the store to others for `rest_s`, or until a verb waits for a look."""
         with self._changed:
-            self._changed.wait_for(lambda: self._followed > self._looked or not self._driven, rest_s)
+            self._changed.wait_for(lambda: self._followed > self._looked, rest_s)
 
     def end(self) -> None:
         """Called by the controllers: no look follows."""
