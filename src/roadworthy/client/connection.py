@@ -150,13 +150,14 @@ class _Unread:
         self._ended = True
         self.reply.request.extensions["timeout"]["read"] = _END_S
 
-    @contextlib.contextmanager
-    def _translating(self) -> Iterator[None]:
-        try:
-            yield
-        except httpx.HTTPError as error:
-            if not self._ended:
-                raise (self.too_late() if isinstance(error, httpx.TimeoutException) else self.cut_short()) from error
+    def failed(self, error: httpx.HTTPError) -> None:
+        """A read has failed; after `end` that does not matter.
+
+        Raises:
+            ClientError: code "timed-out" or "answer-cut-short".
+        """
+        if not self._ended:
+            raise (self.too_late() if isinstance(error, httpx.TimeoutException) else self.cut_short()) from error
 
     def too_late(self) -> ClientError:
         """The error for a part that does not come in time."""
@@ -190,10 +191,11 @@ class Body(_Unread):
         Raises:
             ClientError: code "timed-out" or "answer-cut-short".
         """
-        block = b""
-        with self._translating():
-            block = next(self._blocks, b"")
-        return block  # noqa: RET504 - after a swallowed error it is b""
+        try:
+            return next(self._blocks, b"")
+        except httpx.HTTPError as error:
+            self.failed(error)
+            return b""
 
     def close(self) -> None:
         """Read no further: the server gives up what it has not sent."""
@@ -209,10 +211,11 @@ class AsyncBody(_Unread):
 
     async def read(self) -> bytes:
         """As `Body.read`."""
-        block = b""
-        with self._translating():
-            block = await anext(self._blocks, b"")
-        return block  # noqa: RET504 - after a swallowed error it is b""
+        try:
+            return await anext(self._blocks, b"")
+        except httpx.HTTPError as error:
+            self.failed(error)
+            return b""
 
     async def close(self) -> None:
         """As `Body.close`."""
