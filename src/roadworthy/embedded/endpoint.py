@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from roadworthy.client.prediction import Prediction
+from roadworthy.client.streaming import index_of
 from roadworthy.codecs.codec import HeaderList
 from roadworthy.embedded.core import Core
 from roadworthy.embedded.edge import EmbeddedEdge, EmbeddedRequest, PartQueue, WholeAnswer, endpoint_closed
@@ -351,7 +352,7 @@ class EmbeddedEndpoint:
             call.id,
             said.get("roadworthy-fallback", ""),
             said.get("cache-status", ""),
-            index=data.index if type(data).__module__.startswith("pandas") else None,
+            index=index_of(data),
         )
 
 
