@@ -13,8 +13,9 @@ TYPE_CHECKING = False  # type checkers know the name; importing it takes half as
 
 if TYPE_CHECKING:
     from roadworthy.client import AsyncClient, Client, Prediction
+    from roadworthy.embedded.asgi import asgi_app
     from roadworthy.embedded.endpoint import EmbeddedEndpoint, serve_in_process
-    from roadworthy.embedded.mounts import asgi_app, wsgi_app
+    from roadworthy.embedded.wsgi import wsgi_app
     from roadworthy.foundation.errors import (
         ClientError,
         Conflict,
@@ -76,11 +77,11 @@ _HOMES = {
     "Model": "roadworthy.package.model",
     "Package": "roadworthy.package.package",
     "Prediction": "roadworthy.client",
-    "asgi_app": "roadworthy.embedded.mounts",
+    "asgi_app": "roadworthy.embedded.asgi",
     "load": "roadworthy.loading",
     "pack": "roadworthy.packing",
     "serve_in_process": "roadworthy.embedded.endpoint",
-    "wsgi_app": "roadworthy.embedded.mounts",
+    "wsgi_app": "roadworthy.embedded.wsgi",
 }
 
 

@@ -19,8 +19,9 @@ from roadworthy.contract.api.registry import Version
 from roadworthy.contract.api.rollouts import CommandedRollout, NoRollout, Rollout, StartedRollout
 from roadworthy.contract.api.system import AuditEntry
 from roadworthy.contract.api.webhooks import Webhook
+from roadworthy.embedded.asgi import ASGIApp
 from roadworthy.embedded.endpoint import EmbeddedStatus
-from roadworthy.embedded.mounts import ASGIApp, WSGIApp
+from roadworthy.embedded.wsgi import WSGIApp
 from roadworthy.schema.signature import Signature
 
 

@@ -1,9 +1,6 @@
-"""The gateway's routes as an application for ASGI and WSGI servers: `rw.asgi_app` and `rw.wsgi_app`.
+"""The gateway's routes for requests that an application's own server has read (`asgi.py`, `wsgi.py`).
 
-app.mount("/models", rw.asgi_app(credit))  # POST /models/v1/models/credit:predict, GET /models/docs
-
-The application's server reads the request; routes, protocols, answers and problems are those of the gateway. The application
-owns credentials: a mount asks for no key.
+Routes, protocols, answers and problems are those of the gateway. The application owns credentials: a mount asks for no key.
 """
 
 from __future__ import annotations
@@ -11,23 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from http import HTTPStatus
-from queue import SimpleQueue
 from typing import Any
 
 from roadworthy.codecs.codec import HeaderList, too_large
 from roadworthy.embedded.core import Core
-from roadworthy.embedded.edge import endpoint_closed
+from roadworthy.embedded.edge import MOST_AHEAD, endpoint_closed
 from roadworthy.embedded.endpoint import EmbeddedEndpoint
 from roadworthy.foundation.errors import InvalidRequest, RoadworthyError
 from roadworthy.foundation.ids import PredictionIds, request_id
 from roadworthy.gateway.http.app import App
 from roadworthy.gateway.http.documents import Documents
 from roadworthy.gateway.http.header_checks import HeaderChecks
-from roadworthy.gateway.http.messages import READ_OFF_BYTES, Message, Receive, Reply, Send
+from roadworthy.gateway.http.messages import READ_OFF_BYTES, Message, Reply
 from roadworthy.gateway.http.predict import HttpPrediction, Predict
 from roadworthy.gateway.http.problems import problem
 from roadworthy.gateway.http.routes import Routing
@@ -37,11 +32,6 @@ from roadworthy.serving.admission import Admission, Keys
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.health.readiness import Readiness
 
-ASGIApp = Callable[[Message, Receive, Send], Awaitable[None]]
-StartResponse = Callable[..., Any]
-WSGIApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
-
-_MOST_AHEAD = 8
 _COMMENT_S = 15.0
 """After so long without a part, a stream gets a comment. It also shows a WSGI server that its caller is gone."""
 _MOST_DIGITS = 18
@@ -103,7 +93,7 @@ class Exchange:
         """See `Wire`."""
         self.ahead += 1
         self._tell(data)
-        return self.ahead < _MOST_AHEAD
+        return self.ahead < MOST_AHEAD
 
     def end(self, data: bytes) -> None:
         """See `Wire`."""
@@ -133,7 +123,7 @@ class Exchange:
 
     def _taken(self) -> None:
         self.ahead -= 1
-        if self.ahead < _MOST_AHEAD and self.resume is not None and not self.ended:
+        if self.ahead < MOST_AHEAD and self.resume is not None and not self.ended:
             self.resume()
 
     def _drop(self) -> None:
@@ -264,7 +254,7 @@ class MountedRoutes:
             exchange.reply(_closed(self._names))
 
 
-class _Mount:
+class Mount:
     """What both kinds of applications share."""
 
     def __init__(self, endpoints: tuple[EmbeddedEndpoint, ...]) -> None:
@@ -314,191 +304,7 @@ class _Mount:
         return Begun(reply.status, [*reply.headers, (b"content-length", b"%d" % len(reply.body))], reply.body)
 
 
-class _Asgi(_Mount):
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000, "reason": "this application speaks HTTP only"})
-
-    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        head, told, loop = _asgi_head(scope), asyncio.Queue[Told](), asyncio.get_running_loop()
-        try:
-            _, routes = self.routes() if self.begun_here() else await asyncio.to_thread(self.routes)
-            if not head.path:
-                await _send(send, _to_root(head), head)
-                return
-            body = await _asgi_body(receive, head, routes.limit(head))
-            if isinstance(body, _Gone):
-                return
-            exchange = self.hand_over(head, body, lambda piece: loop.call_soon_threadsafe(told.put_nowait, piece))
-        except RoadworthyError as error:
-            await _send(send, self.refused(error), head)
-            return
-        watch = asyncio.create_task(_watch(receive, told))
-        try:
-            await _pass_on(send, head, told, exchange)
-        finally:
-            watch.cancel()
-            exchange.left()
-
-
-class _Wsgi(_Mount):
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        head, told = _wsgi_head(environ), SimpleQueue[Told]()
-        try:
-            _, routes = self.routes()
-            if not head.path:
-                return _started(start_response, _to_root(head), head)
-            exchange = self.hand_over(head, _wsgi_body(environ, head, routes.limit(head)), told.put)
-        except RoadworthyError as error:
-            return _started(start_response, self.refused(error), head)
-        first = told.get()
-        if not isinstance(first, Begun):
-            raise AssertionError("a reply begins with its head")  # noqa: TRY004 - cannot happen
-        whole = _started(start_response, first, head)
-        return whole if first.body is not None else _Pieces(told, exchange)
-
-
-class _Pieces:
-    """The body of a reply in pieces; WSGI servers call `close` in any case."""
-
-    def __init__(self, told: SimpleQueue[Told], exchange: Exchange) -> None:
-        self._told = told
-        self._exchange = exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        while isinstance(piece := self._told.get(), bytes):
-            yield piece
-            self._exchange.wants_more()
-
-    def close(self) -> None:
-        """The caller has everything, or is gone."""
-        self._exchange.left()
-
-
-def asgi_app(*endpoints: EmbeddedEndpoint) -> ASGIApp:
-    """An ASGI application with the gateway's routes for these endpoints, to mount in FastAPI, Starlette or Django, or to serve.
-
-    Its protocols, answers and problems are the gateway's; it asks for no key. Mounted below a prefix, its OpenAPI documents and
-    pages name the prefix. After `close` of all endpoints it answers 503.
-
-    Raises:
-        InvalidRequest: "no-endpoint".
-    """
-    return _Asgi(endpoints)
-
-
-def wsgi_app(*endpoints: EmbeddedEndpoint) -> WSGIApp:
-    """The same as `asgi_app` for WSGI servers: Flask, Django, gunicorn.
-
-    Raises:
-        InvalidRequest: "no-endpoint".
-    """
-    return _Wsgi(endpoints)
-
-
-class _Gone:
-    """The caller went away before its request was complete."""
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    """The endpoints outlive the application's lifespan: who opened them closes them."""
-    while True:
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
-        if kind == "lifespan.shutdown":
-            return
-
-
-async def _watch(receive: Receive, told: asyncio.Queue[Told]) -> None:
-    """End the reply when its caller goes away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    told.put_nowait(None)
-
-
-async def _pass_on(send: Send, head: Head, told: asyncio.Queue[Told], exchange: Exchange) -> None:
-    """Pass the reply on to the server."""
-    first = await told.get()
-    if not isinstance(first, Begun):
-        return
-    await _send(send, first, head)
-    while first.body is None and not isinstance(piece := await told.get(), Begun):
-        await send({"type": "http.response.body", "body": piece or b"", "more_body": piece is not None})
-        if piece is None:
-            return
-        exchange.wants_more()
-
-
-async def _send(send: Send, begun: Begun, head: Head) -> None:
-    await send({"type": "http.response.start", "status": begun.status, "headers": _plain(begun.headers)})
-    if begun.body is not None:
-        await send({"type": "http.response.body", "body": b"" if head.method == "HEAD" else begun.body})
-
-
-async def _asgi_body(receive: Receive, head: Head, most: int) -> bytes | _Gone | None:
-    """The body; None if it is longer than `most` bytes, of which the rest is not read."""
-    if _declared(head) > most:
-        return None
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return _Gone()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            return None
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _asgi_head(scope: Message) -> Head:
-    root = str(scope.get("root_path") or "").rstrip("/")
-    path = (scope.get("raw_path") or str(scope["path"]).encode()).partition(b"?")[0]
-    prefix = root.encode()
-    if root and (path == prefix or path.startswith(prefix + b"/")):
-        path = path[len(prefix) :]
-    elif root and str(scope["path"]).startswith(f"{root}/"):  # the prefix has escaped characters
-        path = str(scope["path"])[len(root) :].encode()
-    headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
-    return Head(scope["method"], path, root, headers)
-
-
-def _wsgi_head(environ: dict[str, Any]) -> Head:
-    headers = [
-        (name[5:].replace("_", "-").lower().encode("latin-1"), str(value).encode("latin-1"))
-        for name, value in environ.items()
-        if name.startswith("HTTP_")
-    ]
-    headers += [
-        (name.replace("_", "-").lower().encode(), str(environ[name]).encode("latin-1"))
-        for name in ("CONTENT_TYPE", "CONTENT_LENGTH")
-        if environ.get(name)
-    ]
-    root = str(environ.get("SCRIPT_NAME") or "").rstrip("/").encode("latin-1").decode("utf-8", "replace")
-    return Head(environ["REQUEST_METHOD"], str(environ.get("PATH_INFO") or "").encode("latin-1"), root, headers)
-
-
-def _wsgi_body(environ: dict[str, Any], head: Head, most: int) -> bytes | None:
-    """The body; None if it is longer than `most` bytes."""
-    stream, declared = environ["wsgi.input"], _declared(head)
-    if declared > most:
-        return None
-    if declared < 0 and not environ.get("wsgi.input_terminated"):
-        return b""
-    parts, left = [], declared if declared >= 0 else most + 1
-    while left > 0 and (part := stream.read(left)):
-        parts.append(part)
-        left -= len(part)
-    body = b"".join(parts)
-    return body if len(body) <= most else None
-
-
-def _declared(head: Head) -> int:
+def declared_length(head: Head) -> int:
     """The declared length of the body; -1 without one."""
     length = next((value for name, value in head.headers if name == b"content-length"), b"")
     return int(length.lstrip(b"0")[:_MOST_DIGITS] or b"0") if length.isdigit() else -1
@@ -531,16 +337,10 @@ def _headers(reply: Reply, call: HttpPrediction | None) -> HeaderList:
     return headers
 
 
-def _plain(headers: HeaderList) -> HeaderList:
+def plain(headers: HeaderList) -> HeaderList:
     return [each for each in headers if each[0] not in _UNWANTED]
 
 
-def _to_root(head: Head) -> Begun:
+def to_root(head: Head) -> Begun:
     """Send browsers from the mount itself to its front page, whose links are relative."""
     return Begun(307, [(b"location", f"{head.root}/".encode()), (b"content-length", b"0")], b"")
-
-
-def _started(start_response: StartResponse, begun: Begun, head: Head) -> list[bytes]:
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in _plain(begun.headers)]
-    start_response(f"{begun.status} {HTTPStatus(begun.status).phrase}", headers)
-    return [b"" if begun.body is None or head.method == "HEAD" else begun.body]
