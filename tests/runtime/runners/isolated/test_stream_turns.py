@@ -11,7 +11,8 @@ import pytest
 
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.runners.isolated import streams
-from roadworthy.runtime.runners.isolated.frames import AHEAD_BYTES, AHEAD_PARTS, AHEAD_QUICK_PARTS, AHEAD_S, Outcomes
+from roadworthy.runtime.runners.isolated.ahead import AHEAD_BYTES, AHEAD_PARTS, AHEAD_QUICK_PARTS, AHEAD_S
+from roadworthy.runtime.runners.isolated.frames import Outcomes
 from roadworthy.runtime.runners.isolated.joining import Asked
 from roadworthy.runtime.runners.isolated.streams import _TURN_S, Streams
 from roadworthy.schema.batch import Batch, Layout
@@ -36,12 +37,18 @@ class Scene:
 
     def add(self, number: int) -> None:
         """Begin a stream."""
+        self.streams.add(Asked(self, number, ROW, (1,), (FAR,)))
 
-        def part(_: Outcomes) -> int:
-            self.sent.append(number)
-            return self.size
+    def begin(self, number: int) -> None:
+        """See `Asker`."""
 
-        self.streams.add(Asked(ROW, (1,), (FAR,), lambda: None, lambda _: None, part), (self, number))
+    def answer(self, number: int, outcomes: Outcomes) -> None:
+        """See `Asker`."""
+
+    def part(self, number: int, part: Batch, seconds: float) -> int:
+        """See `Asker`."""
+        self.sent.append(number)
+        return self.size
 
     def __next__(self) -> Batch:
         self.now += self.step_s

@@ -4,6 +4,7 @@ is one part, or quick parts that follow each other, for half a millisecond at mo
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,16 +15,8 @@ import structlog
 
 from roadworthy.foundation.errors import InputRefused, ModelFault
 from roadworthy.runtime.runners.inline import CheckedParts, InlineRunner
-from roadworthy.runtime.runners.isolated.frames import (
-    AHEAD_BYTES,
-    AHEAD_PARTS,
-    AHEAD_QUICK_PARTS,
-    AHEAD_S,
-    ANSWERED,
-    NOT_RUN,
-    Outcomes,
-    check_answer,
-)
+from roadworthy.runtime.runners.isolated.ahead import Ahead
+from roadworthy.runtime.runners.isolated.frames import ANSWERED, NOT_RUN, Outcomes, check_answer
 from roadworthy.runtime.runners.isolated.joining import Asked
 from roadworthy.runtime.runners.isolated.state import StateWriter
 
@@ -33,64 +26,21 @@ _TURN_S = 0.0005
 """The turn of a stream ends with the first part after so many seconds; of several streams, each has its share of them."""
 
 
-class _Ahead:
-    """The parts of a stream that were sent and not taken: bytes and seconds of each, and of all."""
-
-    __slots__ = ("_bytes", "_most", "_parts", "_seconds", "_size")
-
-    def __init__(self) -> None:
-        self._parts: deque[tuple[int, float]] = deque()
-        self._bytes = self._size = 0
-        self._seconds = 0.0
-        self._most = AHEAD_PARTS
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another part may be sent."""
-        count = len(self._parts)
-        if not count:
-            return True
-        return self._bytes < AHEAD_BYTES and (count < AHEAD_PARTS or (count < self._most and self._seconds < AHEAD_S))
-
-    @property
-    def room(self) -> int:
-        """How many parts may be asked for at once, at least one: fewer if they would be too long, judged by the last one; one
-        before the first."""
-        if not self._size:
-            return 1
-        return max(1, min(AHEAD_PARTS - len(self._parts), (AHEAD_BYTES - self._bytes) // max(1, self._size)))
-
-    def sent(self, size: int, seconds: float) -> None:
-        """Count a part."""
-        self._size = size
-        self._parts.append((size, seconds))
-        self._bytes += size
-        self._seconds += seconds
-
-    def taken(self, parts: int) -> None:
-        """Forget the first parts: the caller reads, so that quick parts may be further ahead."""
-        self._most = AHEAD_QUICK_PARTS
-        for _ in range(min(parts, len(self._parts))):
-            size, seconds = self._parts.popleft()
-            self._bytes -= size
-            self._seconds = self._seconds - seconds if self._parts else 0.0
-
-
 @dataclass(slots=True, eq=False)
 class _Stream:
     """One answer under way.
 
     Attributes:
-        asked: its request. parts: None before its first step.
-        ahead: the parts that were sent and not taken.
+        asked: its request. ahead: the parts that were sent and not taken.
+        parts: None before its first step.
         waiting: a step was asked for and is under way; is_ready: it has ended, and its part can be taken.
         began: when that step began, on the performance counter. ended: it takes no further step.
     """
 
     key: Key
     asked: Asked
-    parts: CheckedParts | None
-    ahead: _Ahead
+    ahead: Ahead
+    parts: CheckedParts | None = None
     waiting: bool = False
     is_ready: bool = False
     began: float = 0.0
@@ -124,9 +74,10 @@ class Streams:
         """Whether a stream can take a step now."""
         return bool(self._next or self._ready)
 
-    def add(self, asked: Asked, key: Key) -> None:
+    def add(self, asked: Asked) -> None:
         """Begin a stream with its next step."""
-        stream = self._streams[key] = _Stream(key, asked, None, _Ahead())
+        key = (asked.asker, asked.number)
+        stream = self._streams[key] = _Stream(key, asked, Ahead())
         self._next.append(stream)
 
     def credit(self, key: Key, parts: int) -> None:
@@ -186,14 +137,14 @@ class Streams:
         Raises:
             ModelFault: the model failed.
         """
-        is_first = stream.parts is None
+        asked, is_first = stream.asked, stream.parts is None
         if not stream.is_ready:
             stream.began = time.perf_counter()
         self._state.begin()
         try:
             if stream.parts is None:
-                stream.asked.begin()
-                stream.parts = self._runner.parts(stream.asked.batch)
+                asked.asker.begin(asked.number)
+                stream.parts = self._runner.parts(asked.batch)
             ask = stream.parts.ask
             if ask is not None and not stream.is_ready and not ask(partial(self._has_part, stream), stream.ahead.room):
                 stream.waiting = True
@@ -209,8 +160,11 @@ class Streams:
             return math.inf
         now = time.perf_counter()
         seconds = now - stream.began
-        stream.ahead.sent(stream.asked.part(Outcomes((ANSWERED,), (), part, part.rows, seconds)), seconds)
-        return math.inf if is_first else now
+        stream.ahead.sent(asked.asker.part(asked.number, part, seconds), seconds)
+        if is_first:
+            os.sched_yield()  # on a busy core the worker would get it only after the whole turn, or the next ones
+            return math.inf
+        return now
 
     def _has_part(self, stream: _Stream) -> None:
         """Called on another thread."""
