@@ -100,6 +100,16 @@ def test_the_first_part_ends_a_turn_and_streams_share_it(monkeypatch: pytest.Mon
     assert scene.sent == [1, 2, 1, 1]
 
 
+def test_the_worker_gets_the_core_after_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy core the first part would otherwise wait for the rest of the turn, and for the next ones."""
+    scene = Scene(monkeypatch, 0.0)
+    yielded: list[int] = []
+    monkeypatch.setattr(streams.os, "sched_yield", lambda: yielded.append(len(scene.sent)))
+    scene.add(1)
+    scene.until_blocked()
+    assert yielded == [1]
+
+
 def test_one_step_is_asked_for_while_the_length_of_parts_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a model of long parts would hold several of them for each stream that nobody reads."""
     scene = Scene(monkeypatch, 0.0, AHEAD_BYTES // 2)
