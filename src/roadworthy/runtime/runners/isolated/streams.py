@@ -1,5 +1,5 @@
-"""The streams of a runner whose model answers in parts: they share the model's own thread, round robin, a turn at a time. A turn
-is one part, or quick parts that follow each other, for half a millisecond at most."""
+"""The streams of a runner whose model answers in parts: they share the model's own thread, round robin, a time slice each. A
+slice is one part, or quick parts that follow each other, for half a millisecond at most."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from roadworthy.runtime.runners.isolated.state import StateWriter
 
 Key = tuple[object, int]
 """A connection, and the number of the message that began the stream."""
-_TURN_S = 0.0005
-"""The turn of a stream ends with the first part after so many seconds; of several streams, each has its share of them."""
+_SLICE_S = 0.0005
+"""The slice of a stream ends with the first part after so many seconds; of several streams, each has its share of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,14 +56,14 @@ class Streams:
 
     Args:
         state: shows the begin of each step, so that one that never ends is noticed.
-        after_turn: called after each turn.
+        after_slice: called after each slice.
         wake: ends the wait for messages; on any thread.
     """
 
-    def __init__(self, runner: InlineRunner, state: StateWriter, after_turn: Callable[[], None]) -> None:
+    def __init__(self, runner: InlineRunner, state: StateWriter, after_slice: Callable[[], None]) -> None:
         self._runner = runner
         self._state = state
-        self._after_turn = after_turn
+        self._after_slice = after_slice
         self._streams: dict[Key, _Stream] = {}
         self._next: deque[_Stream] = deque()
         self._ready: deque[_Stream] = deque()
@@ -102,7 +102,7 @@ class Streams:
             self.cancel(key)
 
     def run_next(self) -> None:
-        """Let the next stream have its turn."""
+        """Run the next stream for its slice."""
         while self._ready:
             stream = self._ready.popleft()
             stream.waiting, stream.is_ready = False, True
@@ -115,7 +115,7 @@ class Streams:
         if stream.parts is None and min(stream.asked.deadlines) <= time.monotonic():
             self._end(stream, Outcomes((NOT_RUN,), (), None))
             return
-        until = time.perf_counter() + _TURN_S / (1 + len(self._next))
+        until = time.perf_counter() + _SLICE_S / (1 + len(self._next))
         try:
             while self._step(stream) < until and stream.may_go_on:
                 pass
@@ -126,13 +126,13 @@ class Streams:
                 self._log.error("run-failed", code=fault.code, reason=fault.message, exc_info=fault.__cause__)
             self._end(stream, Outcomes((1,), (fault,), None))
         finally:
-            self._after_turn()
+            self._after_slice()
 
     def _step(self, stream: _Stream) -> float:
         """Take the next part and send it; an async generator is first asked for it, and comes back when it has it.
 
         Returns:
-            when it was sent, on the performance counter; infinite when the turn is over with it.
+            when it was sent, on the performance counter; infinite when the slice is over with it.
 
         Raises:
             ModelFault: the model failed.
@@ -162,7 +162,7 @@ class Streams:
         seconds = now - stream.began
         stream.ahead.sent(asked.asker.part(asked.number, part, seconds), seconds)
         if is_first:
-            os.sched_yield()  # on a busy core the worker would get it only after the whole turn, or the next ones
+            os.sched_yield()  # on a busy core the worker would get it only after the whole slice, or the next ones
             return math.inf
         return now
 

@@ -1,4 +1,4 @@
-"""How far a stream may be ahead of its caller, and how long its turn is, by a clock that the model moves."""
+"""How far a stream may be ahead of its caller, and how long its time slice is, by a clock that the model moves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roadworthy.runtime.runners.isolated import streams
 from roadworthy.runtime.runners.isolated.ahead import AHEAD_BYTES, AHEAD_PARTS, AHEAD_QUICK_PARTS, AHEAD_S
 from roadworthy.runtime.runners.isolated.frames import Outcomes
 from roadworthy.runtime.runners.isolated.joining import Asked
-from roadworthy.runtime.runners.isolated.streams import _TURN_S, Streams
+from roadworthy.runtime.runners.isolated.streams import _SLICE_S, Streams
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
@@ -55,7 +55,7 @@ class Scene:
         return ROW
 
     def until_blocked(self) -> int:
-        """Run all turns; the number of parts sent so far."""
+        """Run all slices; the number of parts sent so far."""
         while self.streams:
             self.streams.run_next()
         return len(self.sent)
@@ -88,9 +88,9 @@ def test_quick_parts_may_be_further_ahead(monkeypatch: pytest.MonkeyPatch, step_
     assert scene.until_blocked() - taken == pytest.approx(ahead, abs=1)
 
 
-def test_the_first_part_ends_a_turn_and_streams_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_part_ends_a_slice_and_streams_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a stream that begins does not wait for the whole of the others'."""
-    scene = Scene(monkeypatch, _TURN_S / 4)
+    scene = Scene(monkeypatch, _SLICE_S / 4)
     scene.add(1)
     scene.add(2)
     scene.streams.run_next()
@@ -101,7 +101,7 @@ def test_the_first_part_ends_a_turn_and_streams_share_it(monkeypatch: pytest.Mon
 
 
 def test_the_worker_gets_the_core_after_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy core the first part would otherwise wait for the rest of the turn, and for the next ones."""
+    """On a busy core the first part would otherwise wait for the rest of the slice, and for the next ones."""
     scene = Scene(monkeypatch, 0.0)
     yielded: list[int] = []
     monkeypatch.setattr(streams.os, "sched_yield", lambda: yielded.append(len(scene.sent)))
