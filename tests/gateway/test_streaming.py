@@ -230,6 +230,46 @@ def test_a_connection_that_ends_drops_streams_without_a_part() -> None:
     play_edge(scene)
 
 
+class Written:
+    """A transport that keeps what is written."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Keep a piece."""
+        self.pieces.append(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def test_the_head_leaves_with_the_first_part() -> None:
+    """And the end with the last chunk: each piece wakes the client."""
+
+    async def scene(edge: Edge) -> None:
+        line = Line(edge)
+        connection = await line.open()
+        transport = connection.transport
+        written = Written(transport)
+        connection.transport = written  # type: ignore[assignment]  # what a connection uses of it
+        await asyncio.get_running_loop().sock_sendall(line.end, ASKED)
+        await soon(lambda: len(edge.waiting) == 1, "it waits for the model")
+        rest = Parts(Source())
+        edge.settle(Answer(numbers(1), 0, 1, rest=rest))
+        rest.end()
+        first, last = written.pieces
+        assert first.startswith(b"HTTP/1.1 200")
+        assert b"\r\n\r\n" in first.partition(b"data: ")[0]
+        assert b"event: end" in last
+        assert last.endswith(b"\r\n0\r\n\r\n")
+        transport.close()
+        line.end.close()
+
+    play_edge(scene)
+
+
 def test_an_answer_that_is_too_large_ends_its_deadlines() -> None:
     """The alarm would keep the request and what was collected until the deadline."""
 

@@ -172,7 +172,7 @@ def _fill(folder: Path, options: ServeOptions, package: Package, endpoint: str, 
 
 
 def _curl(url: str, package: Package, key: tuple[str, str] | None, folder: Path) -> str:
-    """A complete `curl` command with the package's first golden example."""
+    """A complete `curl` command with the package's first golden example. It shows an answer in parts as its parts come."""
     from roadworthy.schema.rows import encode_rows
 
     inputs, _ = package.golden()
@@ -181,7 +181,10 @@ def _curl(url: str, package: Package, key: tuple[str, str] | None, folder: Path)
     if len(body) > _LONGEST_INLINE:
         write_atomic(folder / "example.json", body.encode("utf-8"), mode=0o600)
         body = f"@{folder / 'example.json'}"
-    words = ["curl", "-s", url, "-H", "Content-Type: application/json"]
+    in_parts = package.signature.parts
+    words = ["curl", "-sN" if in_parts else "-s", url, "-H", "Content-Type: application/json"]
+    if in_parts:
+        words += ["-H", "Accept: text/event-stream"]
     if key is not None:
         words += ["-H", f"Authorization: Bearer {key[1]}"]
     return shlex.join([*words, "-d", body])

@@ -502,8 +502,8 @@ class Connection(HttpToolsProtocol):
         final = self.closing and bool(self._pending) and self._pending[-1] is call
         chunked = not final or self.parser.get_http_version() == "1.1"
         last = not chunked or call.last or self._context.closing or final
-        wire = self._streams[call] = StreamWire(self, call, resume, chunked=chunked, last=last)
-        self.write_stream(wire, begin(call, reply, self.server_state.default_headers, close=last, chunked=chunked))
+        head = begin(call, reply, self.server_state.default_headers, close=last, chunked=chunked)
+        wire = self._streams[call] = StreamWire(self, call, head, resume, chunked=chunked, last=last)
         return wire
 
     def write_stream(self, wire: StreamWire, data: bytes) -> bool:
@@ -511,6 +511,8 @@ class Connection(HttpToolsProtocol):
         if not self._pending or self._pending[0] is not wire.call:
             wire.unsent += data
             return False
+        if wire.unsent:
+            data, wire.unsent = wire.unsent + data, b""
         if not self.transport.is_closing():
             self.transport.write(data)
         return self._write_paused_since is None

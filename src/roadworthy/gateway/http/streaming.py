@@ -51,19 +51,20 @@ class StreamWire:
     """The place of one answer in parts among the answers of its connection.
 
     Attributes:
-        unsent: what it wrote before it was first in line. ended: whether that is all. last: whether the connection closes then.
+        unsent: its head until the first part, and what it wrote before it was first in line. ended: whether that is all.
+        last: whether the connection closes then.
         resume: asks for further parts.
     """
 
     __slots__ = ("_chunked", "_line", "call", "ended", "last", "resume", "unsent")
 
-    def __init__(self, line: Line, call: object, resume: Callable[[], None], *, chunked: bool, last: bool) -> None:
+    def __init__(self, line: Line, call: object, head: bytes, resume: Callable[[], None], *, chunked: bool, last: bool) -> None:
         self._line = line
         self._chunked = chunked
         self.call = call
         self.resume = resume
         self.last = last
-        self.unsent = b""
+        self.unsent = head
         self.ended = False
 
     def send(self, data: bytes) -> bool:
@@ -72,10 +73,10 @@ class StreamWire:
 
     def end(self, data: bytes) -> None:
         """See `Wire`."""
-        if data:
-            self.send(data)
         if self._chunked:
-            self._line.write_stream(self, chunk(b""))
+            data = (chunk(data) if data else b"") + chunk(b"")
+        if data:
+            self._line.write_stream(self, data)
         self._line.end_stream(self)
 
 

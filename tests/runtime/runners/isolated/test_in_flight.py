@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from roadworthy.runtime.runners.isolated.frames import AHEAD_PARTS, AHEAD_QUICK_PARTS, ANSWERED, Outcomes
+from roadworthy.runtime.runners.isolated.ahead import AHEAD_PARTS, AHEAD_QUICK_PARTS
+from roadworthy.runtime.runners.isolated.frames import ANSWERED, Outcomes
 from roadworthy.runtime.runners.isolated.in_flight import Sent, Streams
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import MAX_PART_BYTES

@@ -116,7 +116,9 @@ class ProcessBatcher:
         version can no longer be loaded, and with DeadlineExceeded when its deadline passes first.
         """
         self._queue.join(batch, request)
-        if self._scheduled is None:
+        if self._in_parts:  # nothing is joined with it
+            self.send_waiting()
+        elif self._scheduled is None:
             wait_ms = self._batching.max_wait_ms
             if wait_ms <= 0:
                 self._scheduled = self._loop.call_soon(self._send_scheduled)

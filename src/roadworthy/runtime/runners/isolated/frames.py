@@ -3,8 +3,8 @@
 A message has a head of 16 bytes (length of the payload, kind, number), then its payload. One RUN carries the requests that waited
 in one worker at one moment, joined to one batch, with the rows and the deadline of each; one ANSWER carries the outcome of each.
 Large arrays travel in the connection's shared memory, others in the message; texts and nested values always in the message.
-An answer in parts is PARTs, each with the payload of an ANSWER, and an ANSWER without rows as their end. The runner may be
-AHEAD_PARTS parts ahead, or some more quick ones; CREDIT says how many more were taken, CANCEL that the rest is not wanted.
+An answer in parts is PARTs, each with the payload of an ANSWER, and an ANSWER without rows as their end. The runner may be some
+parts ahead (`ahead.py`); CREDIT says how many more were taken, CANCEL that the rest is not wanted.
 Nothing is pickled, and both ends check what they read, because a model's own code runs in one of them.
 """
 
@@ -29,10 +29,6 @@ from roadworthy.schema.dtypes import DType
 HELLO, RUN, ANSWER, GOODBYE, HUNG, RETRY, PART, CREDIT, CANCEL = range(1, 10)
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 256 << 20
-AHEAD_PARTS, AHEAD_BYTES = 8, 1 << 20
-"""A stream gives no further part while as many parts, or as many bytes of parts, were not taken. One part is always allowed."""
-AHEAD_S, AHEAD_QUICK_PARTS = 0.002, 256
-"""A stream of which parts were taken may give more of them: so many, while those not taken took the model less than this time."""
 MOST_STREAMS = 64
 """Most streams of one connection that are under way, or about to begin."""
 
@@ -41,7 +37,10 @@ _COUNT = struct.Struct("<I")
 _RESULT = struct.Struct("<IIIId")  # requests, bytes of faults, rows answered, rows and seconds of the run
 _ARRAY = struct.Struct("<BBHIQ")  # form, dimensions, unused, bytes in the message, position in the shared memory
 _NOTHING, _HERE, _SHARED, _TEXTS, _NESTED = range(5)
+_NO_ARRAY = _ARRAY.pack(_NOTHING, 0, 0, 0, 0)
 _MAX_DIMENSIONS = 32
+_SHAPES = [struct.Struct(f"<{n}I") for n in range(_MAX_DIMENSIONS + 1)]
+_BOOL = np.dtype(bool)
 _NO_BATCH = 0xFFFFFFFF
 
 ANSWERED = 0
@@ -95,7 +94,7 @@ class Greeting(msgspec.Struct, frozen=True):
 _notes = msgspec.json.Decoder(list[FaultNote])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes three times as long to make, once for each part of a stream
 class Outcomes:
     """The outcomes of the requests of one RUN.
 
@@ -186,8 +185,8 @@ def decode_run(payload: memoryview, layout: Layout, ring: Ring | None) -> tuple[
     return batch, counts, numbers[n:]
 
 
-def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None, kind: int = ANSWER) -> bytes:
-    """Encode the ANSWER, or a PART of it, to the RUN with that number; its batch must have passed `check_answer`.
+def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None) -> bytes:
+    """Encode the ANSWER to the RUN with that number; its batch must have passed `check_answer`.
 
     Raises:
         ValueError: the message would be too long.
@@ -200,11 +199,27 @@ def encode_answer(number: int, outcomes: Outcomes, ring: Ring | None, kind: int 
     head = _RESULT.pack(len(statuses), len(notes), rows, outcomes.rows, outcomes.seconds)
     parts = [head] if not notes else [head, notes, struct.pack(f"<{len(statuses)}H", *statuses)]
     if batch is not None:
-        try:
-            _put_batch(parts, batch, ring)
-        except (TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-            raise _wrong_type() from error
-    return encode_message(kind, number, b"".join(parts))
+        _put_answer(parts, batch, ring)
+    return encode_message(ANSWER, number, b"".join(parts))
+
+
+def encode_part(number: int, part: Batch, seconds: float) -> bytes:
+    """Encode a PART of the answer to the RUN with that number, which took the model so many seconds; it must have passed
+    `check_answer`.
+
+    Raises:
+        ValueError: the message would be too long.
+    """
+    parts = [_RESULT.pack(1, 0, part.rows, part.rows, seconds)]
+    _put_answer(parts, part, None)
+    return encode_message(PART, number, b"".join(parts))
+
+
+def _put_answer(parts: list[bytes], batch: Batch, ring: Ring | None) -> None:
+    try:
+        _put_batch(parts, batch, ring)
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise _wrong_type() from error
 
 
 def check_answer(batch: Batch) -> None:
@@ -230,7 +245,7 @@ def _wrong_type() -> ModelFault:
 
 
 def decode_answer(payload: memoryview, layout: Layout, ring: Ring | None) -> Outcomes:
-    """Decode an ANSWER.
+    """Decode an ANSWER or a PART.
 
     Raises:
         ValueError: the payload is not an ANSWER of this layout.
@@ -318,14 +333,14 @@ def _put_batch(parts: list[bytes], batch: Batch, ring: Ring | None) -> None:
         else:
             _put_array(parts, block.values, ring)
         if block.mask is None:
-            parts.append(_ARRAY.pack(_NOTHING, 0, 0, 0, 0))
+            parts.append(_NO_ARRAY)
         else:
             _put_array(parts, block.mask, ring)
 
 
 def _put_array(parts: list[bytes], values: Array, ring: Ring | None) -> None:
     dimensions = values.shape[1:]
-    shape = struct.pack(f"<{len(dimensions)}I", *dimensions)
+    shape = _SHAPES[len(dimensions)].pack(*dimensions)
     if ring is not None and values.nbytes >= SHARE_FROM_BYTES:
         position = ring.put(values)
         if position is not None:
@@ -341,18 +356,18 @@ def _put_objects(parts: list[bytes], values: Array, form: BlockForm) -> None:
     flat = values.reshape(-1).tolist()
     how, data = (_NESTED, _json_encode(flat)) if form.dtype is DType.JSON else (_TEXTS, _texts_encode(flat))
     parts.append(_ARRAY.pack(how, len(dimensions), 0, len(data), 0))
-    parts.append(struct.pack(f"<{len(dimensions)}I", *dimensions))
+    parts.append(_SHAPES[len(dimensions)].pack(*dimensions))
     parts.append(data)
 
 
 def _take_batch(payload: memoryview, at: int, layout: Layout, source: tuple[int, Ring | None]) -> tuple[Batch, int]:
-    rows, ring = source
+    rows = source[0]
     blocks: list[Block] = []
     for form in layout.blocks:
-        values, at = _take_array(payload, at, form.dtype.numpy, (rows, ring))
+        values, at = _take_array(payload, at, form.dtype.numpy, source)
         if values is None or not _fits(values.shape[1:], form, layout):
             raise ValueError("a block of another form")
-        mask, at = _take_array(payload, at, np.dtype(bool), (rows, ring))
+        mask, at = _take_array(payload, at, _BOOL, source)
         if mask is not None and mask.shape != values.shape:
             raise ValueError("a mask of another form")
         blocks.append(Block(values, mask))
@@ -376,7 +391,7 @@ def _take_array(
         return None, at
     if n > _MAX_DIMENSIONS:
         raise ValueError("an array with too many dimensions")
-    shape = (rows, *struct.unpack_from(f"<{n}I", payload, at))
+    shape = (rows, *_SHAPES[n].unpack_from(payload, at))
     at += 4 * n
     stop = at + length
     if stop > len(payload):
@@ -384,7 +399,7 @@ def _take_array(
     if how == _SHARED and ring is not None and dtype.kind != "O":
         return ring.take(position, dtype, shape), stop
     if how == _HERE and dtype.kind != "O" and length == prod(shape) * dtype.itemsize:
-        return np.frombuffer(payload[at:stop], dtype).reshape(shape).copy(), stop
+        return np.ndarray(shape, dtype, payload, at).copy(), stop
     if how in (_TEXTS, _NESTED) and dtype.kind == "O":
         flat = (_texts_decode if how == _TEXTS else _json_decode)(payload[at:stop])
         if len(flat) != prod(shape):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from roadworthy.foundation.errors import RoadworthyError
@@ -12,12 +12,9 @@ from roadworthy.runtime.parts import Parts
 from roadworthy.runtime.pending import Answer
 from roadworthy.runtime.queue.request_queue import Member, too_late
 from roadworthy.runtime.runners.isolated import frames
+from roadworthy.runtime.runners.isolated.ahead import Ahead
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.signature import MAX_PART_BYTES
-
-_MOST_AHEAD = frames.AHEAD_QUICK_PARTS + frames.AHEAD_PARTS
-_MOST_AHEAD_BYTES = frames.AHEAD_BYTES + (frames.AHEAD_PARTS + 1) * MAX_PART_BYTES
-"""A runner with more parts, or bytes of parts, that were not taken ignores its credit: an honest one has a little fewer."""
 
 
 class Sent:
@@ -61,36 +58,17 @@ class StreamConnection(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
 class _Open:
-    """A stream that has a part: what may still come of it.
+    """A stream that has a part.
 
     Attributes:
-        parts: where its parts go. rows: in each of them.
+        parts: where its parts go. rows: in each of them. ahead: the parts that were not taken.
     """
 
-    __slots__ = ("_ahead", "_bytes", "parts", "rows")
-
-    def __init__(self, parts: Parts, rows: int) -> None:
-        self.parts = parts
-        self.rows = rows
-        self._ahead: deque[int] = deque()
-        self._bytes = 0
-
-    def came(self, size: int) -> None:
-        """Count a part of so many bytes.
-
-        Raises:
-            ValueError: the runner is further ahead than its credit.
-        """
-        self._ahead.append(size)
-        self._bytes += size
-        if len(self._ahead) > _MOST_AHEAD or self._bytes > _MOST_AHEAD_BYTES:
-            raise ValueError("a part without credit")
-
-    def granted(self, parts: int) -> None:
-        """Forget the first parts, which were taken."""
-        for _ in range(min(parts, len(self._ahead))):
-            self._bytes -= self._ahead.popleft()
+    parts: Parts
+    rows: int
+    ahead: Ahead
 
 
 class Streams:
@@ -125,7 +103,9 @@ class Streams:
         if stream is not None:
             if part.rows != stream.rows:
                 raise ValueError("a part that does not fit its message")
-            stream.came(size)
+            stream.ahead.sent(size)
+            if not stream.ahead.is_credited:
+                raise ValueError("a part without credit")
             self._came.setdefault(number, []).append((part, size))
             return
         sent = self._connection.sent.pop(number, None)
@@ -135,8 +115,8 @@ class Streams:
         if part.rows != batch.rows:
             raise ValueError("a part that does not fit its message")
         parts = Parts(_Source(self, number))
-        self._open[number] = stream = _Open(parts, batch.rows)
-        stream.came(size)
+        self._open[number] = stream = _Open(parts, batch.rows, Ahead())
+        stream.ahead.sent(size)
         parts.begin(size)
         self._owner.learn(outcomes, batch.rows, 1, time.monotonic() - sent.at)
         request.settle(Answer(part, 0, part.rows, rest=parts))
@@ -180,7 +160,7 @@ class Streams:
     def grant(self, number: int, parts: int) -> None:
         """Tell the runner that so many parts of a stream were taken."""
         if number in self._open:
-            self._open[number].granted(parts)
+            self._open[number].ahead.taken(parts)
         self._connection.write(frames.encode_credit(number, parts))
 
     def cancel(self, number: int) -> None:

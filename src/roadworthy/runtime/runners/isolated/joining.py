@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -20,24 +21,45 @@ from roadworthy.runtime.runners.runner import Runner
 from roadworthy.schema.batch import Batch
 
 
+class Asker(Protocol):
+    """The connection that a message came over. `number`: of the message."""
+
+    def begin(self, number: int) -> None:
+        """The message is about to run."""
+        ...
+
+    def answer(self, number: int, outcomes: Outcomes) -> None:
+        """Send its outcomes."""
+        ...
+
+    def part(self, number: int, part: Batch, seconds: float) -> int:
+        """Send one part of its answer, which took the model so many seconds; return the bytes.
+
+        Raises:
+            ModelFault: it is too large, or has the wrong types.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class Asked:
     """The requests of one message.
 
     Attributes:
+        asker, number: the connection that it came over, and its number there.
         batch: their rows, joined.
         counts, deadlines: rows and deadline of each, seconds on the monotonic clock.
-        begin: called before its run.
-        answer: called with the outcomes.
-        part: called with each part of an answer in parts; returns its bytes. Raises ModelFault when it is too large.
     """
 
+    asker: Asker
+    number: int
     batch: Batch
     counts: Sequence[int]
     deadlines: Sequence[float]
-    begin: Callable[[], None]
-    answer: Callable[[Outcomes], None]
-    part: Callable[[Outcomes], int]
+
+    def answer(self, outcomes: Outcomes) -> None:
+        """Send the outcomes."""
+        self.asker.answer(self.number, outcomes)
 
 
 class Watched:
@@ -99,7 +121,7 @@ class Joining:
         rows = 0
         while self._waiting and (not group or rows + self._waiting[0].batch.rows <= limit):
             part = _Part(self._waiting.popleft(), now)
-            part.asked.begin()
+            part.asked.asker.begin(part.asked.number)
             if part.batch is None:
                 part.asked.answer(Outcomes(part.statuses, (), None))
                 continue

@@ -25,7 +25,7 @@ from roadworthy.runtime.runners.isolated.joining import Asked, Joining
 from roadworthy.runtime.runners.isolated.memory import SharedMemory
 from roadworthy.runtime.runners.isolated.state import STEP_S
 from roadworthy.runtime.runners.isolated.streams import Streams
-from roadworthy.schema.batch import Layout
+from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.signature import MAX_PART_BYTES
 
 STOP_S = 25.0
@@ -198,12 +198,7 @@ class Server:
         elif kind == frames.RUN and self._joining is not None:
             ring = None if connection.memory is None else connection.memory.requests
             batch, counts, deadlines = frames.decode_run(payload, self._inputs, ring)
-            begin, answer = partial(connection.begin, number), partial(connection.answer, number)
-            asked = Asked(batch, counts, deadlines, begin, answer, partial(connection.part, number))
-            if isinstance(self._joining, Streams):
-                self._joining.add(asked, (connection, number))
-            else:
-                self._joining.add(asked)
+            self._joining.add(Asked(connection, number, batch, counts, deadlines))
         elif kind == frames.CREDIT and self._streams is not None:
             self._streams.credit((connection, number), frames.decode_credit(payload))
         elif kind == frames.CANCEL and self._streams is not None:
@@ -290,14 +285,14 @@ class _Connection:
             message = frames.encode_answer(number, frames.Outcomes(statuses, (fault,), None), None)
         self.send(message)
 
-    def part(self, number: int, outcomes: frames.Outcomes) -> int:
-        """Send one part of the answer to message `number`; return its bytes.
+    def part(self, number: int, part: Batch, seconds: float) -> int:
+        """Send one part of the answer to message `number`, which took the model so many seconds; return its bytes.
 
         Raises:
-            ModelFault: "part-too-large".
+            ModelFault: "part-too-large" or "wrong-output-type".
         """
         try:
-            message = frames.encode_answer(number, outcomes, None, frames.PART)
+            message = frames.encode_part(number, part, seconds)
         except ValueError as error:
             raise _part_too_large() from error
         if len(message) > MAX_PART_BYTES:

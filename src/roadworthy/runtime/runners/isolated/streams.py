@@ -1,9 +1,10 @@
-"""The streams of a runner whose model answers in parts: they share the model's own thread, round robin, a turn at a time. A turn
-is one part, or quick parts that follow each other, for half a millisecond at most."""
+"""The streams of a runner whose model answers in parts: they share the model's own thread, round robin, a time slice each. A
+slice is one part, or quick parts that follow each other, for half a millisecond at most."""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,66 +15,15 @@ import structlog
 
 from roadworthy.foundation.errors import InputRefused, ModelFault
 from roadworthy.runtime.runners.inline import CheckedParts, InlineRunner
-from roadworthy.runtime.runners.isolated.frames import (
-    AHEAD_BYTES,
-    AHEAD_PARTS,
-    AHEAD_QUICK_PARTS,
-    AHEAD_S,
-    ANSWERED,
-    NOT_RUN,
-    Outcomes,
-    check_answer,
-)
+from roadworthy.runtime.runners.isolated.ahead import Ahead
+from roadworthy.runtime.runners.isolated.frames import ANSWERED, NOT_RUN, Outcomes, check_answer
 from roadworthy.runtime.runners.isolated.joining import Asked
 from roadworthy.runtime.runners.isolated.state import StateWriter
 
 Key = tuple[object, int]
 """A connection, and the number of the message that began the stream."""
-_TURN_S = 0.0005
-"""The turn of a stream ends with the first part after so many seconds; of several streams, each has its share of them."""
-
-
-class _Ahead:
-    """The parts of a stream that were sent and not taken: bytes and seconds of each, and of all."""
-
-    __slots__ = ("_bytes", "_most", "_parts", "_seconds", "_size")
-
-    def __init__(self) -> None:
-        self._parts: deque[tuple[int, float]] = deque()
-        self._bytes = self._size = 0
-        self._seconds = 0.0
-        self._most = AHEAD_PARTS
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another part may be sent."""
-        count = len(self._parts)
-        if not count:
-            return True
-        return self._bytes < AHEAD_BYTES and (count < AHEAD_PARTS or (count < self._most and self._seconds < AHEAD_S))
-
-    @property
-    def room(self) -> int:
-        """How many parts may be asked for at once, at least one: fewer if they would be too long, judged by the last one; one
-        before the first."""
-        if not self._size:
-            return 1
-        return max(1, min(AHEAD_PARTS - len(self._parts), (AHEAD_BYTES - self._bytes) // max(1, self._size)))
-
-    def sent(self, size: int, seconds: float) -> None:
-        """Count a part."""
-        self._size = size
-        self._parts.append((size, seconds))
-        self._bytes += size
-        self._seconds += seconds
-
-    def taken(self, parts: int) -> None:
-        """Forget the first parts: the caller reads, so that quick parts may be further ahead."""
-        self._most = AHEAD_QUICK_PARTS
-        for _ in range(min(parts, len(self._parts))):
-            size, seconds = self._parts.popleft()
-            self._bytes -= size
-            self._seconds = self._seconds - seconds if self._parts else 0.0
+_SLICE_S = 0.0005
+"""The slice of a stream ends with the first part after so many seconds; of several streams, each has its share of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,16 +31,16 @@ class _Stream:
     """One answer under way.
 
     Attributes:
-        asked: its request. parts: None before its first step.
-        ahead: the parts that were sent and not taken.
+        asked: its request. ahead: the parts that were sent and not taken.
+        parts: None before its first step.
         waiting: a step was asked for and is under way; is_ready: it has ended, and its part can be taken.
         began: when that step began, on the performance counter. ended: it takes no further step.
     """
 
     key: Key
     asked: Asked
-    parts: CheckedParts | None
-    ahead: _Ahead
+    ahead: Ahead
+    parts: CheckedParts | None = None
     waiting: bool = False
     is_ready: bool = False
     began: float = 0.0
@@ -106,14 +56,14 @@ class Streams:
 
     Args:
         state: shows the begin of each step, so that one that never ends is noticed.
-        after_turn: called after each turn.
+        after_slice: called after each slice.
         wake: ends the wait for messages; on any thread.
     """
 
-    def __init__(self, runner: InlineRunner, state: StateWriter, after_turn: Callable[[], None]) -> None:
+    def __init__(self, runner: InlineRunner, state: StateWriter, after_slice: Callable[[], None]) -> None:
         self._runner = runner
         self._state = state
-        self._after_turn = after_turn
+        self._after_slice = after_slice
         self._streams: dict[Key, _Stream] = {}
         self._next: deque[_Stream] = deque()
         self._ready: deque[_Stream] = deque()
@@ -124,9 +74,10 @@ class Streams:
         """Whether a stream can take a step now."""
         return bool(self._next or self._ready)
 
-    def add(self, asked: Asked, key: Key) -> None:
+    def add(self, asked: Asked) -> None:
         """Begin a stream with its next step."""
-        stream = self._streams[key] = _Stream(key, asked, None, _Ahead())
+        key = (asked.asker, asked.number)
+        stream = self._streams[key] = _Stream(key, asked, Ahead())
         self._next.append(stream)
 
     def credit(self, key: Key, parts: int) -> None:
@@ -151,7 +102,7 @@ class Streams:
             self.cancel(key)
 
     def run_next(self) -> None:
-        """Let the next stream have its turn."""
+        """Run the next stream for its slice."""
         while self._ready:
             stream = self._ready.popleft()
             stream.waiting, stream.is_ready = False, True
@@ -164,7 +115,7 @@ class Streams:
         if stream.parts is None and min(stream.asked.deadlines) <= time.monotonic():
             self._end(stream, Outcomes((NOT_RUN,), (), None))
             return
-        until = time.perf_counter() + _TURN_S / (1 + len(self._next))
+        until = time.perf_counter() + _SLICE_S / (1 + len(self._next))
         try:
             while self._step(stream) < until and stream.may_go_on:
                 pass
@@ -175,25 +126,25 @@ class Streams:
                 self._log.error("run-failed", code=fault.code, reason=fault.message, exc_info=fault.__cause__)
             self._end(stream, Outcomes((1,), (fault,), None))
         finally:
-            self._after_turn()
+            self._after_slice()
 
     def _step(self, stream: _Stream) -> float:
         """Take the next part and send it; an async generator is first asked for it, and comes back when it has it.
 
         Returns:
-            when it was sent, on the performance counter; infinite when the turn is over with it.
+            when it was sent, on the performance counter; infinite when the slice is over with it.
 
         Raises:
             ModelFault: the model failed.
         """
-        is_first = stream.parts is None
+        asked, is_first = stream.asked, stream.parts is None
         if not stream.is_ready:
             stream.began = time.perf_counter()
         self._state.begin()
         try:
             if stream.parts is None:
-                stream.asked.begin()
-                stream.parts = self._runner.parts(stream.asked.batch)
+                asked.asker.begin(asked.number)
+                stream.parts = self._runner.parts(asked.batch)
             ask = stream.parts.ask
             if ask is not None and not stream.is_ready and not ask(partial(self._has_part, stream), stream.ahead.room):
                 stream.waiting = True
@@ -209,8 +160,11 @@ class Streams:
             return math.inf
         now = time.perf_counter()
         seconds = now - stream.began
-        stream.ahead.sent(stream.asked.part(Outcomes((ANSWERED,), (), part, part.rows, seconds)), seconds)
-        return math.inf if is_first else now
+        stream.ahead.sent(asked.asker.part(asked.number, part, seconds), seconds)
+        if is_first:
+            os.sched_yield()  # on a busy core the worker would get it only after the whole slice, or the next ones
+            return math.inf
+        return now
 
     def _has_part(self, stream: _Stream) -> None:
         """Called on another thread."""

@@ -1,4 +1,4 @@
-"""How far a stream may be ahead of its caller, and how long its turn is, by a clock that the model moves."""
+"""How far a stream may be ahead of its caller, and how long its time slice is, by a clock that the model moves."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 from roadworthy.runtime.runners.inline import InlineRunner
 from roadworthy.runtime.runners.isolated import streams
-from roadworthy.runtime.runners.isolated.frames import AHEAD_BYTES, AHEAD_PARTS, AHEAD_QUICK_PARTS, AHEAD_S, Outcomes
+from roadworthy.runtime.runners.isolated.ahead import AHEAD_BYTES, AHEAD_PARTS, AHEAD_QUICK_PARTS, AHEAD_S
+from roadworthy.runtime.runners.isolated.frames import Outcomes
 from roadworthy.runtime.runners.isolated.joining import Asked
-from roadworthy.runtime.runners.isolated.streams import _TURN_S, Streams
+from roadworthy.runtime.runners.isolated.streams import _SLICE_S, Streams
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
@@ -36,19 +37,25 @@ class Scene:
 
     def add(self, number: int) -> None:
         """Begin a stream."""
+        self.streams.add(Asked(self, number, ROW, (1,), (FAR,)))
 
-        def part(_: Outcomes) -> int:
-            self.sent.append(number)
-            return self.size
+    def begin(self, number: int) -> None:
+        """See `Asker`."""
 
-        self.streams.add(Asked(ROW, (1,), (FAR,), lambda: None, lambda _: None, part), (self, number))
+    def answer(self, number: int, outcomes: Outcomes) -> None:
+        """See `Asker`."""
+
+    def part(self, number: int, part: Batch, seconds: float) -> int:
+        """See `Asker`."""
+        self.sent.append(number)
+        return self.size
 
     def __next__(self) -> Batch:
         self.now += self.step_s
         return ROW
 
     def until_blocked(self) -> int:
-        """Run all turns; the number of parts sent so far."""
+        """Run all slices; the number of parts sent so far."""
         while self.streams:
             self.streams.run_next()
         return len(self.sent)
@@ -81,9 +88,9 @@ def test_quick_parts_may_be_further_ahead(monkeypatch: pytest.MonkeyPatch, step_
     assert scene.until_blocked() - taken == pytest.approx(ahead, abs=1)
 
 
-def test_the_first_part_ends_a_turn_and_streams_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_part_ends_a_slice_and_streams_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a stream that begins does not wait for the whole of the others'."""
-    scene = Scene(monkeypatch, _TURN_S / 4)
+    scene = Scene(monkeypatch, _SLICE_S / 4)
     scene.add(1)
     scene.add(2)
     scene.streams.run_next()
@@ -91,6 +98,16 @@ def test_the_first_part_ends_a_turn_and_streams_share_it(monkeypatch: pytest.Mon
     assert scene.sent == [1, 2]
     scene.streams.run_next()
     assert scene.sent == [1, 2, 1, 1]
+
+
+def test_the_worker_gets_the_core_after_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy core the first part would otherwise wait for the rest of the slice, and for the next ones."""
+    scene = Scene(monkeypatch, 0.0)
+    yielded: list[int] = []
+    monkeypatch.setattr(streams.os, "sched_yield", lambda: yielded.append(len(scene.sent)))
+    scene.add(1)
+    scene.until_blocked()
+    assert yielded == [1]
 
 
 def test_one_step_is_asked_for_while_the_length_of_parts_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
