@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from roadworthy.codecs.compression import INLINE_BYTES
+
 if TYPE_CHECKING:
     from roadworthy.codecs.codec import BoundProtocol
     from roadworthy.gateway.http.predict import Predict
 
+TIMEOUT_HEADER = b"request-timeout-ms"
+"""The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
 MOST_HEADS = 1_024
 """Each Content-Length makes another head, so that one client may need hundreds."""
 MOST_HEAD_BYTES = 4 << 10
@@ -30,9 +34,10 @@ class CachedHead:
         predict: the prediction that its path names. protocol: reads the body.
         headers: by name in lower case; must not be changed.
         request_id: as the caller gave it, or None. length: of the body, bytes.
+        plain: whether the body is short and not encoded, and the caller sets no timeout.
     """
 
-    __slots__ = ("headers", "length", "predict", "protocol", "request_id")
+    __slots__ = ("headers", "length", "plain", "predict", "protocol", "request_id")
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class CachedHead:
         self.headers = headers
         self.request_id = request_id
         self.length = length
+        self.plain = length <= INLINE_BYTES and b"content-encoding" not in headers and TIMEOUT_HEADER not in headers
 
 
 class HeadCache:
