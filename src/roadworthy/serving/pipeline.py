@@ -229,24 +229,23 @@ class Pipeline:
 
     def close_run(self, variant: Variant, ended: Sequence[tuple[Request, bytes, bytes]], protocol: str) -> None:
         """The same as `close` for requests of a run to which the variant gave a row each: the request, its body, the answer."""
-        calls, latencies_us, now = [], [], time.monotonic()
-        kinds: dict[str, list[RecordRow]] = {}
+        now, calls, latencies_us = time.monotonic(), list[Request](), list[int]()
+        records: dict[str, tuple[RecordKind, list[RecordRow]]] = {}
         for call, sent, answered in ended:
             latency_us = int((now - call.started) * 1e6)
             calls.append(call)
             latencies_us.append(latency_us)
+            if call.caller not in records:
+                records[call.caller] = self._kind(call, 200, protocol), []
             row = (call.prediction_id, call.at_us, call.id, latency_us, 1, -1, -1, sent, answered, call.unit)
-            if call.caller in kinds:
-                kinds[call.caller].append(row)
-            else:
-                kinds[call.caller] = [row]
+            records[call.caller][1].append(row)
         variant.metrics.in_flight.add(-len(calls))
         variant.version.leases.give_back(len(calls))
         self._admission.leave(calls)
         variant.metrics.observe_run("ok", latencies_us, len(calls))
         if self._recorder is not None:
-            for caller, rows in kinds.items():
-                self._recorder.extend(self._kind(next(call for call in calls if call.caller == caller), 200, protocol), rows)
+            for kind, rows in records.values():
+                self._recorder.extend(kind, rows)
 
     def _kind(self, call: Request, status: int, protocol: str) -> RecordKind:
         """The part of the record that many requests have in common, as one object for all of them."""

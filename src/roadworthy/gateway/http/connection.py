@@ -458,7 +458,7 @@ class Connection(HttpToolsProtocol):
         pending = self._pending
         if len(pending) > 1 or call.last or self.closing or self._context.closing or self.flow.read_paused:
             self._flush()
-        elif pending and not self.transport.is_closing():
+        elif pending and pending[0] is call and not self.transport.is_closing():
             pending.clear()
             self.transport.write(respond(call, reply, self.server_state.default_headers, close=False))
             self.since = time.monotonic()
