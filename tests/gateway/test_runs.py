@@ -71,6 +71,17 @@ def test_a_run_ends_as_its_requests_would(asked: list[Any], prepare: Callable[[l
     assert len(found[2]) == len(asked)
 
 
+def test_rows_are_not_encoded_alone_where_requests_have_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their answers would be encoded twice."""
+    encoded: list[object] = []
+    monkeypatch.setattr(Accepting, "encode_rows", lambda _, joined: encoded.append(joined))
+    for asked in (MIXED[1:2], [MIXED[1], ("g", TWO, JSON)]):
+        ends(asked, together, lambda _: None)
+    assert encoded == []
+    ends(MIXED[:3], together, lambda _: None)
+    assert len(encoded) == 1
+
+
 def test_a_run_whose_rows_cannot_be_written_fails_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """No request is left without an answer."""
 

@@ -119,8 +119,8 @@ class HttpPrediction(Request):
             self.predict.finish(self, outcome)
 
     def settle_run(self, members: Sequence[tuple[Batch, PendingRequest]], joined: Batch) -> None:
-        """See `PendingRequest`."""
-        bodies = self.predict.bodies(self, joined)
+        """See `PendingRequest`. Encoding each row on its own pays only where most requests have one."""
+        bodies = self.predict.bodies(self, joined) if joined.rows < 2 * len(members) else None
         if bodies is None:
             super().settle_run(members, joined)
         else:
