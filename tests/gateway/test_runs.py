@@ -71,11 +71,11 @@ def test_a_run_ends_as_its_requests_would(asked: list[Any], prepare: Callable[[l
     assert len(found[2]) == len(asked)
 
 
-def test_rows_are_not_encoded_alone_where_requests_have_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their answers would be encoded twice."""
+def test_a_run_is_settled_as_usual_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request alone has nothing to share; those with several rows would have them encoded twice."""
     encoded: list[object] = []
     monkeypatch.setattr(Accepting, "encode_rows", lambda _, joined: encoded.append(joined))
-    for asked in (MIXED[1:2], [MIXED[1], ("g", TWO, JSON)]):
+    for asked in (MIXED[:1], MIXED[1:2], [MIXED[1], ("g", TWO, JSON)]):
         ends(asked, together, lambda _: None)
     assert encoded == []
     ends(MIXED[:3], together, lambda _: None)

@@ -119,10 +119,10 @@ class HttpPrediction(Request):
             self.predict.finish(self, outcome)
 
     def settle_run(self, members: Sequence[tuple[Batch, PendingRequest]], joined: Batch) -> None:
-        """See `PendingRequest`. Encoding each row on its own pays only where most requests have one."""
-        bodies = self.predict.bodies(self, joined) if joined.rows < 2 * len(members) else None
+        """See `PendingRequest`. Work for a whole run pays only where several requests share it, and most have one row."""
+        bodies = self.predict.bodies(self, joined) if 1 < len(members) > joined.rows / 2 else None
         if bodies is None:
-            super().settle_run(members, joined)
+            PendingRequest.settle_run(self, members, joined)
         else:
             self.predict.finish_run(self, members, joined, bodies)
 
