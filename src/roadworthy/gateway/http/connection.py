@@ -289,7 +289,7 @@ class Connection(HttpToolsProtocol):
         call = HttpPrediction(cached.predict, self, cached.headers, (own, cached.request_id or own))
         self.since = call.started
         self._pending.append(call)
-        cached.predict.rerun(call, cached, body)
+        cached.predict.rerun(call, cached.protocol, body, plain=cached.plain)
         return True
 
     def _learn(self, data: bytes) -> None:

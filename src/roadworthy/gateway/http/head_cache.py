@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from roadworthy.codecs.compression import INLINE_BYTES
+from roadworthy.gateway.http.messages import TIMEOUT_HEADER
 
 if TYPE_CHECKING:
     from roadworthy.codecs.codec import BoundProtocol
     from roadworthy.gateway.http.predict import Predict
 
-TIMEOUT_HEADER = b"request-timeout-ms"
-"""The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
 MOST_HEADS = 1_024
 """Each Content-Length makes another head, so that one client may need hundreds."""
 MOST_HEAD_BYTES = 4 << 10

@@ -30,8 +30,7 @@ from roadworthy.foundation.errors import (
     Unavailable,
     let_go,
 )
-from roadworthy.gateway.http.head_cache import TIMEOUT_HEADER, CachedHead
-from roadworthy.gateway.http.messages import Reply, check_body
+from roadworthy.gateway.http.messages import TIMEOUT_HEADER, Reply, check_body
 from roadworthy.gateway.http.problems import ErrorKeys, as_error, problem
 from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.streaming import HttpStream, Wire
@@ -196,19 +195,19 @@ class Predict(Pipeline):
         except RoadworthyError as error:
             call.settle(error)
 
-    def rerun(self, call: HttpPrediction, head: CachedHead, body: bytes) -> None:
-        """The same as `open` and `run` for a request with a cached head: only checks that depend on more than the head are
-        repeated."""
-        call.protocol = head.protocol
+    def rerun(self, call: HttpPrediction, protocol: BoundProtocol, body: bytes, *, plain: bool) -> None:
+        """The same as `open` and `run` for a cached head, by which `protocol` was chosen: only checks that depend on more than
+        the head are repeated. `plain`: see `CachedHead`."""
+        call.protocol = protocol
         try:
             self.admit(call)
-            if head.plain:
+            if plain:
                 self.enter(call)
                 call.body = body
-                call.decoded = decoded = head.protocol.decode(head.headers, body)
+                call.decoded = decoded = protocol.decode(call.headers, body)
                 self.forward(call, decoded.batch)
                 return
-            if TIMEOUT_HEADER in head.headers:
+            if TIMEOUT_HEADER in call.headers:
                 _shorten(call)
         except NeedsReader as long:
             self._leave_to_reader(call, long)
