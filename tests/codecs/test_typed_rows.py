@@ -324,3 +324,42 @@ def test_any_column_name(name: str) -> None:
     assert decoded.batch.column(name)[0].tolist() == [1.5, 2.5]
     encoded = protocol.encode(Answer(decoded.batch, 1, 2), decoded, 1)
     assert json.loads(encoded.body) == {"predictions": [{name: 2.5, "other": 3}]}
+
+
+@pytest.mark.parametrize("name", ["floats", "wide", "bytes", "positive"])
+def test_rows_are_joined_as_their_arrays_would_be(name: str) -> None:
+    """A row alone is kept as bytes until it is joined or looked at; a model may write to what it gets."""
+    layout = LAYOUTS[name]
+    width = len(layout.fields) if not layout.fields[0].shape else layout.fields[0].shape[0]
+    rows = [[number + column for column in range(width)] for number in range(5)]
+    bodies = [json.dumps({"instances": part}).encode() for part in (rows[:1], rows[1:2], rows[2:4], rows[4:])]
+    read = [batch for batch in map(TypedRows(layout, Bounds(layout.fields, Policy())).read, bodies) if batch is not None]
+    assert len(read) == len(bodies)
+    for batches in (read[:2], read[1:], read[3:]):
+        whole = Batch.concatenate(batches)
+        expected = exactly(layout, json.dumps({"instances": [row for each in batches for row in _rows(each)]}).encode())
+        assert expected is not None
+        assert same(whole, expected)
+        assert whole.blocks[0].values.flags.writeable
+    assert len(read[0].blocks) == 1
+    assert read[0].blocks[0] is read[0].blocks[0]
+
+
+def _rows(batch: Batch) -> list[list[float]]:
+    values: list[list[float]] = batch.blocks[0].values.tolist()
+    return values
+
+
+@pytest.mark.parametrize("number", ["9007199254740991", "9007199254740992", "-9007199254740993", "1e16", "4503599627370496.0"])
+@pytest.mark.parametrize("others", [[], ["4503599627370495"], ["0.5", "-4503599627370495"]])
+def test_large_numbers_are_left_to_the_exact_reader(number: str, others: list[str]) -> None:
+    """As integers they may not fit into a float; the exact reader judges the row, wherever they stand in it."""
+    layout = Layout(tuple(Field(f"f{position}", DType.FLOAT64) for position in range(1 + len(others))))
+    for row in ([number, *others], [*others, number]):
+        body = f'{{"instances":[[{",".join(row)}]]}}'.encode()
+        read, expected = PredictJson(Signature(layout.fields, layout.fields), Policy()), exactly(layout, body)
+        if expected is None:
+            with pytest.raises(InvalidRequest):
+                read.decode({}, body)
+        else:
+            assert same(read.decode({}, body).batch, expected)

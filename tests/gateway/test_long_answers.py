@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -328,7 +328,10 @@ class Edge:
     def __post_init__(self) -> None:
         self.scheduler = StepScheduler(asyncio.get_running_loop())
         cells = SimpleNamespace(
-            in_flight=SimpleNamespace(add=self._fly), observe=lambda code, *_: self.codes.append(code), streams=self.streams
+            in_flight=SimpleNamespace(add=self._fly),
+            observe=lambda code, *_: self.codes.append(code),
+            observe_run=lambda code, latencies_us, _: self.codes.extend([code] * len(latencies_us)),
+            streams=self.streams,
         )
         version = SimpleNamespace(leases=self.leases, digest="d", runtime="r")
         variant = SimpleNamespace(
@@ -342,11 +345,14 @@ class Edge:
         endpoint: Any = SimpleNamespace(
             entry=SimpleNamespace(name="e", generation=1, policy=Policy()),
             signature=SIGNATURE,
-            admission=SimpleNamespace(identify=lambda _: "", enter=partial(self._count, 1), leave=partial(self._count, -1)),
+            admission=SimpleNamespace(identify=lambda _: "", enter=self._enter, leave=self._leave),
             assignment=None,
             split=Split([variant], [FULL_SHARE]),
         )
-        recorder: Any = SimpleNamespace(append=lambda kind, row: self.records.append((kind, row)))
+        recorder: Any = SimpleNamespace(
+            append=lambda kind, row: self.records.append((kind, row)),
+            extend=lambda kind, rows: self.records.extend((kind, row) for row in rows),
+        )
         instruments = Instruments(SimpleNamespace(refused=lambda *_: None), recorder, lambda *_: None)  # type: ignore[arg-type]  # counts nothing
         chooser: Any = SimpleNamespace(unchosen=PredictJson(SIGNATURE, Policy()), choose=lambda _: chooser.unchosen)
         self.predict = Predict(endpoint, chooser, instruments, lambda *_: None, self.scheduler)
@@ -360,8 +366,12 @@ class Edge:
         else:
             self.batcher.submit(batch, request)
 
-    def _count(self, by: int, _call: object) -> None:
-        self.inside += by
+    def _enter(self, call: HttpPrediction) -> None:
+        call.entered = True
+        self.inside += 1
+
+    def _leave(self, calls: Sequence[object]) -> None:
+        self.inside -= len(calls)
 
     def answer(self, call: HttpPrediction, reply: Reply) -> None:
         """What a connection does."""

@@ -88,6 +88,38 @@ def test_a_full_frame_does_not_wait() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("runs", [[3, 1, 4], [1, 7, 1, 9], [20], [4, 4, 4, 4, 4, 4]])
+@pytest.mark.parametrize("most", [10_000, 7_500, 1_000_000])
+def test_the_records_of_a_run_travel_as_if_they_came_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, runs: list[int], most: int
+) -> None:
+    """In the same frames, within the same bounds, with the same loss; long ones alone."""
+    monkeypatch.setattr(module, "FLUSH_RECORDS", 8)
+    monkeypatch.setattr(module, "_LONG_BYTES", 2_000)
+    monkeypatch.setattr(module, "_FRAME_BYTES", 5_000)
+    monkeypatch.setattr(module, "MAX_HELD_BYTES", most)
+    sizes = [10, 700, 10, 1_400, 10, 2_500, 10, 10, 10, 10]
+    rows = [record(number, sizes[number % len(sizes)])[1] for number in range(sum(runs))]
+    found: list[object] = []
+
+    def scene_of(add: Callable[[Recorder, list[RecordRow]], None]) -> Callable[..., Awaitable[None]]:
+        async def scene(recorder: Recorder, carrier: Carrier, lost: list[int]) -> None:
+            carrier.up = False
+            start = 0
+            for count in runs:
+                add(recorder, rows[start : start + count])
+                start += count
+            carrier.up = True
+            recorder.flush()
+            found.append((carrier.frames, carrier.bodies, lost))
+
+        return scene
+
+    play(scene_of(lambda recorder, run: recorder.extend(KIND, run)))
+    play(scene_of(lambda recorder, run: [recorder.append(KIND, row) for row in run] and None))
+    assert found[0] == found[1]
+
+
 def test_g6_long_records_travel_alone_and_one_frame_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoding many bytes would hold the loop: each frame is bounded, and the loop serves others between two frames. Nothing is
     lost, and the order stays."""

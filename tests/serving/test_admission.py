@@ -18,6 +18,7 @@ class Request:
     def __init__(self, caller: str, *, running: bool = False) -> None:
         self.caller = caller
         self.running = running
+        self.entered = False
         self.outcome: RoadworthyError | None = None
 
     def settle(self, outcome: RoadworthyError, /) -> None:
@@ -47,7 +48,7 @@ def test_a_new_caller_gets_in_and_the_newest_waiting_request_of_the_busiest_give
     assert [each.outcome is not None for each in busy] == [False, False, True, False]
     assert busy[2].outcome is not None
     assert busy[2].outcome.code == "overloaded"
-    full.leave(busy[2])
+    full.leave([busy[2]])
     assert full.inside == 4
 
 

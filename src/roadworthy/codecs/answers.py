@@ -36,10 +36,12 @@ class Answers:
 
     Attributes:
         write_json: the answer as JSON, a long one in steps.
+        write_rows: see `JsonAnswers.write_rows`.
     """
 
     def __init__(self, outputs: Sequence[Field]) -> None:
-        self.write_json = JsonAnswers(outputs).write
+        answers = JsonAnswers(outputs)
+        self.write_json, self.write_rows = answers.write, answers.write_rows
         self._forms = forms()
 
     def choose(self, headers: Headers) -> Form | None:
@@ -84,6 +86,7 @@ class Accepting:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._own_encode = type(self).encode is not Accepting.encode
+        self._own_steps = type(self).encode_in_steps is not Accepting.encode_in_steps
 
     def note(self, decoded: Decoded) -> bytes:  # noqa: ARG002 - the interface
         """Empty: the headers have everything that the answer depends on."""
@@ -112,6 +115,11 @@ class Accepting:
         if decoded.reply is None:  # JSON, as nearly every answer: not by way of `Answers.encode_in_steps`
             return self._answers.write_json(answer)
         return self._answers.encode_in_steps(answer, decoded)
+
+    def encode_rows(self, joined: Batch) -> Sequence[bytes] | None:
+        """For each row of a run, the body that `encode_in_steps` writes for it alone as JSON. None if the run is long, or a
+        subclass writes in its own way."""
+        return None if self._own_encode or self._own_steps else self._answers.write_rows(joined)
 
 
 def _write_in_steps(form: Form, append: Callable[[Batch], bytes], batch: Batch) -> Writing:

@@ -16,7 +16,7 @@ from roadworthy.schema.dtypes import DType
 from roadworthy.schema.rows import encode_column, encode_rows
 from roadworthy.schema.signature import Field
 
-_HEADERS: HeaderList = [(b"content-type", b"application/json")]
+JSON_HEADERS: HeaderList = [(b"content-type", b"application/json")]
 _BEGIN, _END = b'{"predictions":[', b"]}"
 
 
@@ -46,7 +46,7 @@ class JsonAnswers:
         if stop - start == joined.rows:
             if joined.rows > self._few_rows and is_long(joined):
                 return self._write_in_steps(joined)
-            return Encoded(self._whole(joined), _HEADERS)
+            return Encoded(self._whole(joined), JSON_HEADERS)
         if joined is not self._joined:
             self._joined, self._part_rows, self._lines = joined, step_rows(joined), [b""] * joined.rows
         if stop - start > self._part_rows:
@@ -55,8 +55,14 @@ class JsonAnswers:
         if not (lines[start] and lines[stop - 1]):  # the rows lie in one part or in two
             self._encode_parts(joined, start, stop)
         if stop - start == 1:
-            return Encoded(_BEGIN + lines[start] + _END, _HEADERS)
-        return Encoded(_BEGIN + b",".join(lines[start:stop]) + _END, _HEADERS)
+            return Encoded(_BEGIN + lines[start] + _END, JSON_HEADERS)
+        return Encoded(_BEGIN + b",".join(lines[start:stop]) + _END, JSON_HEADERS)
+
+    def write_rows(self, joined: Batch) -> Sequence[bytes] | None:
+        """A body for each row of a run, with the headers `JSON_HEADERS`. None if the run is long."""
+        if joined.rows > self._few_rows and is_long(joined):
+            return None
+        return [_BEGIN + line + _END for line in _encode_lines(self._to_rows(joined)).split(b"\n")[:-1]]
 
     def _encode_parts(self, joined: Batch, start: int, stop: int) -> None:
         """Encode the lines of those parts of a run that hold these rows, unless they are encoded already."""
@@ -73,7 +79,7 @@ class JsonAnswers:
         for part in row_parts(batch):
             parts.append(self._whole(part)[len(_BEGIN) : -len(_END)])
             yield
-        return Encoded(_BEGIN + b",".join(parts) + _END, _HEADERS)
+        return Encoded(_BEGIN + b",".join(parts) + _END, JSON_HEADERS)
 
     def _whole(self, batch: Batch) -> bytes:
         return _encode(_Predictions(self._to_rows(batch)))

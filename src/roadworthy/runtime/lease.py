@@ -32,9 +32,9 @@ class Leases:
             )
         self.held += 1
 
-    def give_back(self) -> None:
-        """Release the version; after the last lease, wake the task that waits to unload it."""
-        self.held -= 1
+    def give_back(self, count: int = 1) -> None:
+        """Return so many leases; after the last one, wake the task that waits to unload the version."""
+        self.held -= count
         if not self.held and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 

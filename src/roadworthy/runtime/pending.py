@@ -7,6 +7,7 @@ hop through the event loop costs as much as the model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -100,6 +101,15 @@ class PendingRequest:
     def settled(self, outcome: Outcome) -> None:
         """Handle the outcome; called at most once. Must not raise."""
         raise NotImplementedError
+
+    def settle_run(self, members: Sequence[tuple[Batch, PendingRequest]], joined: Batch) -> None:
+        """Answer all requests of a run, of which this is the first, each with its rows of `joined`. An edge can do once for the
+        run what it would otherwise do for each request."""
+        start = 0
+        for batch, request in members:
+            stop = start + batch.rows
+            request.settle(Answer(joined, start, stop))
+            start = stop
 
     def drop(self) -> None:
         """Give the request up: the caller no longer waits, so what has not begun does not begin."""

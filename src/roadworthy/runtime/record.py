@@ -115,6 +115,22 @@ class Recorder:
         elif count == FLUSH_RECORDS:
             self._send()
 
+    def extend(self, kind: RecordKind, rows: Sequence[RecordRow]) -> None:
+        """Append records of a kind, together if they are short and the newest frame has room for more than them."""
+        frame, count = self._newest, len(rows)
+        sizes = [len(row[7]) + len(row[8]) for row in rows]
+        size = sum(sizes) + count * _OVERHEAD_BYTES
+        fits = size < frame.room and frame.count + count < FLUSH_RECORDS and self._held_bytes + size <= MAX_HELD_BYTES
+        if not fits or max(sizes) >= _LONG_BYTES - _OVERHEAD_BYTES or self._timer is None:
+            for row in rows:
+                self.append(kind, row)
+            return
+        self._held_bytes += size
+        (frame.rows if frame.kind is kind else frame.turn_to(kind)).extend(rows)
+        frame.size += size
+        frame.room -= size
+        frame.count += count
+
     def flush(self) -> None:
         """Hand all buffered records to the link, as far as it takes them. A new link and the end call it."""
         while self._held_bytes and self._carrier.ready():

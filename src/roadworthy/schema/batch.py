@@ -7,7 +7,7 @@ per signature, fixes its form.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,12 +88,35 @@ class Block(msgspec.Struct, eq=False):  # several are made per request; a struct
     mask: Array | None = None
 
 
+class PackedRow(msgspec.Struct, eq=False):
+    """The blocks of one row of plain columns in one block, as the bytes of its array. Requests that are joined need no arrays of
+    their own, and making them takes longer than joining them."""
+
+    data: bytes
+    dtype: np.dtype[Any]
+    made: tuple[Block, ...] | None = None
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> Block:
+        return self._blocks()[number]
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks())
+
+    def _blocks(self) -> tuple[Block, ...]:
+        if self.made is None:
+            self.made = (Block(np.frombuffer(bytearray(self.data), self.dtype).reshape(1, -1)),)
+        return self.made
+
+
 class Batch(msgspec.Struct, eq=False):
     """Rows in the form of a layout. Immutable by agreement: no code writes to it or its arrays after construction."""
 
     layout: Layout
     rows: int
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] | PackedRow
 
     def column(self, name: str) -> tuple[Array, Array | None]:
         """Values and mask of one field: (rows,) for a plain column, (rows, *shape) for a tensor. Views, not copies.
@@ -131,6 +154,10 @@ class Batch(msgspec.Struct, eq=False):
         first = batches[0]
         if len(batches) == 1:
             return first
+        packed = [blocks.data for blocks in [batch.blocks for batch in batches] if isinstance(blocks, PackedRow)]
+        if isinstance(first.blocks, PackedRow) and len(packed) == len(batches):
+            joined = np.frombuffer(bytearray().join(packed), first.blocks.dtype).reshape(len(packed), -1)
+            return Batch(first.layout, len(packed), (Block(joined),))
         blocks: list[Block] = []
         for number in range(len(first.blocks)):
             parts = [batch.blocks[number] for batch in batches]

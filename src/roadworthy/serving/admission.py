@@ -58,10 +58,12 @@ class InFlightRequest(Protocol):
     Attributes:
         caller: id of the caller's key, or "".
         running: whether the model has begun with it.
+        entered: whether it holds a place; set by `Admission`.
     """
 
     caller: str
     running: bool
+    entered: bool
 
     def settle(self, outcome: RoadworthyError, /) -> None:
         """Answer it with an error."""
@@ -105,7 +107,7 @@ class Admission:
         return self._look_up(headers) if caller is None else caller
 
     def enter(self, request: InFlightRequest) -> None:
-        """Take a place. Every call that returns must be followed by one `leave`.
+        """Take a place. `leave` must follow every call that returns.
 
         Raises:
             Unavailable: "overloaded".
@@ -117,14 +119,16 @@ class Admission:
         if mine is None:
             mine = self._in_flight[request.caller] = {}
         mine[request] = None
+        request.entered = True
 
-    def leave(self, request: InFlightRequest) -> None:
-        """Release the place."""
-        self.inside -= 1
-        mine = self._in_flight[request.caller]
-        del mine[request]
-        if not mine:
-            del self._in_flight[request.caller]
+    def leave(self, requests: Sequence[InFlightRequest]) -> None:
+        """Release the places of these requests."""
+        self.inside -= len(requests)
+        for request in requests:
+            mine = self._in_flight[request.caller]
+            del mine[request]
+            if not mine:
+                del self._in_flight[request.caller]
 
     def _make_room(self, caller: str) -> None:
         """Answer the newest request of the caller with the most "overloaded", or raise that error for this one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -98,15 +98,23 @@ class BoundMetrics:
             latency_s: seconds from admission to the encoded answer.
             rows: rows that were answered, or would have been; 0 when unknown.
         """
+        self.observe_run(outcome, (int(latency_s * 1e6),), rows)
+
+    def observe_run(self, outcome: str, latencies_us: Sequence[int], rows: int) -> None:
+        """Count all requests of a run, which had the same outcome: their latencies in microseconds, and all their rows."""
         values = self._values
         cell = self._outcomes.get(outcome)
         if cell is None:
             cell = self._outcomes[outcome] = self._writer.place(_REQUESTS + self._key + _SEPARATOR + outcome)
-        values[cell] += 1
-        latency_us = int(latency_s * 1e6)
+        values[cell] += len(latencies_us)
         first = self._latency
-        values[first + bisect_left(BUCKETS_US, latency_us)] += 1
-        values[first + SUM] += latency_us
+        low, high = bisect_left(BUCKETS_US, min(latencies_us)), bisect_left(BUCKETS_US, max(latencies_us))
+        if low == high:
+            values[first + low] += len(latencies_us)
+        else:
+            for latency_us in latencies_us:
+                values[first + bisect_left(BUCKETS_US, latency_us)] += 1
+        values[first + SUM] += sum(latencies_us)
         values[self._rows] += rows
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from roadworthy.contract.record import RecordKind
+from roadworthy.contract.record import RecordKind, RecordRow
 from roadworthy.foundation.errors import InputRefused, ModelFault, RoadworthyError
 from roadworthy.runtime.pending import PendingRequest
 from roadworthy.runtime.record import Recorder
@@ -64,7 +64,7 @@ class Request(PendingRequest):
         started: monotonic clock, seconds. at_us: wall clock, microseconds since 1970 UTC.
         variant: the chosen version. by: the fallback version that answered instead, or None.
         admitted: whether the caller may call this endpoint; a request that is not admitted is not recorded.
-        entered: whether it holds a place.
+        entered: whether it holds a place; see `Admission`.
         form, source, rollout, unit: see `PredictionRecord`.
         failed: code of the version's error if a fallback hid it, else "".
     """
@@ -113,6 +113,7 @@ class Pipeline:
     """One endpoint's path from rows to an outcome. `variant` is set where the request names the version.
 
     Attributes:
+        enter: takes a place at the endpoint, or raises Unavailable "overloaded".
         forward: chooses a version, leases it, and submits the rows of a prediction.
         timeout_s: of the endpoint's policy; of an answer in parts until its first part.
         in_parts: whether the endpoint answers in parts.
@@ -122,6 +123,7 @@ class Pipeline:
         policy = endpoint.entry.policy
         self._endpoint = endpoint
         self._admission = endpoint.admission
+        self._identify, self.enter = endpoint.admission.identify, endpoint.admission.enter
         self._metrics = instruments.metrics
         self._recorder = instruments.recorder if policy.record else None
         self._log_fault = instruments.log_fault
@@ -149,20 +151,11 @@ class Pipeline:
             Unauthenticated, Forbidden: see `Admission.identify`.
             RoadworthyError: what `Instruments.refusal` returned.
         """
-        call.caller = self._admission.identify(call.attributes)
+        call.caller = self._identify(call.attributes)
         call.admitted = True
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
-
-    def enter(self, call: Request) -> None:
-        """Take a place at the endpoint.
-
-        Raises:
-            Unavailable: "overloaded".
-        """
-        self._admission.enter(call)
-        call.entered = True
 
     def _submit(self, call: Request, batch: Batch) -> None:
         """Choose a version, lease it, and submit the rows."""
@@ -208,7 +201,7 @@ class Pipeline:
             variant.metrics.in_flight.add(-1)
             variant.version.leases.give_back()
         if call.entered:
-            self._admission.leave(call)
+            self._admission.leave((call,))
         latency_s = time.monotonic() - call.started
         if variant is not None:
             variant.metrics.observe(call.failed or call.code, latency_s if first_s is None else first_s - call.started, rows)
@@ -233,6 +226,26 @@ class Pipeline:
                 call.unit,
             ),
         )
+
+    def close_run(self, variant: Variant, ended: Sequence[tuple[Request, bytes, bytes]], protocol: str) -> None:
+        """The same as `close` for requests of a run to which the variant gave a row each: the request, its body, the answer."""
+        now, calls, latencies_us = time.monotonic(), list[Request](), list[int]()
+        records: dict[str, tuple[RecordKind, list[RecordRow]]] = {}
+        for call, sent, answered in ended:
+            latency_us = int((now - call.started) * 1e6)
+            calls.append(call)
+            latencies_us.append(latency_us)
+            if call.caller not in records:
+                records[call.caller] = self._kind(call, 200, protocol), []
+            row = (call.prediction_id, call.at_us, call.id, latency_us, 1, -1, -1, sent, answered, call.unit)
+            records[call.caller][1].append(row)
+        variant.metrics.in_flight.add(-len(calls))
+        variant.version.leases.give_back(len(calls))
+        self._admission.leave(calls)
+        variant.metrics.observe_run("ok", latencies_us, len(calls))
+        if self._recorder is not None:
+            for kind, rows in records.values():
+                self._recorder.extend(kind, rows)
 
     def _kind(self, call: Request, status: int, protocol: str) -> RecordKind:
         """The part of the record that many requests have in common, as one object for all of them."""

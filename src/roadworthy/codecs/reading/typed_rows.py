@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
+from math import hypot
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
 
@@ -21,12 +22,14 @@ from msgspec import Meta
 
 from roadworthy.codecs.reading.bounds import Bounds
 from roadworthy.codecs.reading.matrix import LEAST_BYTES, Matrix
-from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout
+from roadworthy.schema.batch import Array, Batch, Block, BlockForm, Layout, PackedRow
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field
 
 _EXACT = 2.0**53
 """Numbers from here on are left to the exact reader: as integers they may not fit into a float."""
+_MOST_NORM = _EXACT / 2
+"""A row with a smaller norm holds no number of `_EXACT`, however the norm was rounded."""
 _LARGE_BYTES = 64 << 10
 _LEAST_ROW_BYTES = 32
 """A body with fewer bytes per allowed row than this cannot hold so many rows that building them would take long."""
@@ -61,10 +64,12 @@ class TypedRows:
         self._counted_bytes = max(_LARGE_BYTES, _LEAST_ROW_BYTES * bounds.rows)
         self._nullable = [any(layout.fields[position].nullable for position in form.fields) for form in self._forms]
         first = self._forms[0]
-        self._row_shape = layout.fields[0].shape if first.tensor else (len(first.fields),)
+        self._row_shape: tuple[int, ...] = layout.fields[0].shape if first.tensor else (len(first.fields),)
         self._small, self._large = self._readers(bounded=True), self._readers(bounded=False)
         self._direct = self._small[0].direct
-        self._decode = self._small[0].decode
+        # Checking each number takes the decoder as long as reading it; of floats in plain rows, the norm bounds them all.
+        self._by_norm = self._direct is not None and self._direct.kind == "f" and len(self._row_shape) == 1
+        self._decode = (self._large if self._by_norm else self._small)[0].decode
         self._pack_row = self._row_packer()
         self._matrix = Matrix(layout, bounds.rows) if Matrix.reads(layout) else None
 
@@ -79,7 +84,7 @@ class TypedRows:
         try:
             if len(body) < LEAST_BYTES:
                 # One colon: the rows are lists, since an object would need another.
-                if self._direct is not None and _has_one_colon(body):
+                if self._direct is not None and body.find(b":", body.find(b":") + 1) < 0:
                     return self._read_directly(body, self._direct)
             elif self._matrix is not None and not _holds_records(body) and (batch := self._matrix.read(body)) is not None:
                 return batch
@@ -104,25 +109,21 @@ class TypedRows:
     def _read_directly(self, body: bytes, dtype: np.dtype[Any]) -> Batch | None:
         """A few rows that are exactly the array of the only block; no key was sent twice."""
         rows = self._decode(body).instances
+        if self._by_norm:
+            for row in rows:
+                if hypot(*row) >= _MOST_NORM:
+                    return None
         if len(rows) == 1 and self._pack_row is not None:
-            (row,) = rows
-            (width,) = self._row_shape
-            if len(row) != width:
-                return None
-            array: Array = np.empty((1, width), dtype)
-            self._pack_row(array, 0, *row)
-        else:
-            array = np.array(rows, dtype)
-            if array.shape[1:] != self._row_shape:
-                return None
-        return Batch(self._layout, len(rows), (Block(array),))
+            row = rows[0]
+            return Batch(self._layout, 1, PackedRow(self._pack_row(*row), dtype)) if len(row) == self._row_shape[0] else None
+        array = np.array(rows, dtype)
+        return Batch(self._layout, len(rows), (Block(array),)) if array.shape[1:] == self._row_shape else None
 
-    def _row_packer(self) -> Callable[..., None] | None:
-        """A function that writes the numbers of one row into an array; np.array, which infers shape and type, takes twice as
-        long."""
+    def _row_packer(self) -> Callable[..., bytes] | None:
+        """A function that gives the bytes of a row's numbers."""
         if self._direct is None or self._direct.kind not in "fiu" or len(self._row_shape) > 1:
             return None
-        return struct.Struct(f"{self._row_shape[0]}{self._direct.char}").pack_into
+        return struct.Struct(f"{self._row_shape[0]}{self._direct.char}").pack
 
     def _is_unambiguous(self, body: bytes, rows: Sequence[Any], *, as_records: bool) -> bool:
         """Whether no object has a key twice, and no text needs the exact reader.

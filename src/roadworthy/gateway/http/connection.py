@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes as they arrive."""
         before = self.reading
-        if before == STOPPED or (before == IDLE and self._recognise(data)):
+        if before == STOPPED or (before == IDLE and self._understood and self._recognise(data)):
             return
         if before == IDLE and data[:6] != b"POST /" and _ODD_LINE.match(data):
             self.refuse(not_http())
@@ -279,7 +279,7 @@ class Connection(HttpToolsProtocol):
 
         Only between requests, and only for a client that this connection has understood before, so that all checks of the client
         itself have been made."""
-        if self._pending or self.closing or not self._understood:
+        if self._pending or self.closing:
             return False
         found = self._lookup.look_up(data)
         if found is None:
@@ -289,9 +289,7 @@ class Connection(HttpToolsProtocol):
         call = HttpPrediction(cached.predict, self, cached.headers, (own, cached.request_id or own))
         self.since = call.started
         self._pending.append(call)
-        cached.predict.reopen(call, cached.protocol)
-        if not call.done:
-            cached.predict.run(call, body)
+        cached.predict.rerun(call, cached.protocol, body, plain=cached.plain)
         return True
 
     def _learn(self, data: bytes) -> None:
@@ -457,7 +455,13 @@ class Connection(HttpToolsProtocol):
         if call is self._call and much_to_come(call.headers):
             call.last = True
         call.reply = reply
-        self._flush()
+        pending = self._pending
+        if len(pending) > 1 or call.last or self.closing or self._context.closing or self.flow.read_paused:
+            self._flush()
+        elif pending and pending[0] is call and not self.transport.is_closing():
+            pending.clear()
+            self.transport.write(respond(call, reply, self.server_state.default_headers, close=False))
+            self.since = time.monotonic()
 
     def _flush(self) -> None:
         """Write the replies up to the first request that has none."""

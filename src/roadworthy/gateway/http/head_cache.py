@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from roadworthy.codecs.compression import INLINE_BYTES
+from roadworthy.gateway.http.messages import TIMEOUT_HEADER
+
 if TYPE_CHECKING:
     from roadworthy.codecs.codec import BoundProtocol
     from roadworthy.gateway.http.predict import Predict
@@ -30,9 +33,10 @@ class CachedHead:
         predict: the prediction that its path names. protocol: reads the body.
         headers: by name in lower case; must not be changed.
         request_id: as the caller gave it, or None. length: of the body, bytes.
+        plain: whether the body is short and not encoded, and the caller sets no timeout.
     """
 
-    __slots__ = ("headers", "length", "predict", "protocol", "request_id")
+    __slots__ = ("headers", "length", "plain", "predict", "protocol", "request_id")
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class CachedHead:
         self.headers = headers
         self.request_id = request_id
         self.length = length
+        self.plain = length <= INLINE_BYTES and b"content-encoding" not in headers and TIMEOUT_HEADER not in headers
 
 
 class HeadCache:

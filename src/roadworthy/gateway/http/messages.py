@@ -15,6 +15,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 JSON_HEADER = (b"content-type", b"application/json")
+TIMEOUT_HEADER = b"request-timeout-ms"
+"""The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
 READ_OFF_BYTES = 256 << 10
 """The body of a refused request is read up to this length, so that the connection stays open; before a longer one it closes."""
 

@@ -4,11 +4,12 @@ settle the prediction, which answers through its connection. The steps that ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol, cast
 
+from roadworthy.codecs.answers import Accepting
 from roadworthy.codecs.codec import BoundProtocol, Chooser, Decoded, Encoded, HeaderList, StreamingProtocol, Writing
 from roadworthy.codecs.compression import (
     INLINE_BYTES,
@@ -18,6 +19,7 @@ from roadworthy.codecs.compression import (
     decompress,
     is_compressed,
 )
+from roadworthy.codecs.json_answers import JSON_HEADERS
 from roadworthy.codecs.reading.bounds import NeedsReader, NeedsThread
 from roadworthy.codecs.steps import at_once
 from roadworthy.foundation.errors import (
@@ -28,13 +30,14 @@ from roadworthy.foundation.errors import (
     Unavailable,
     let_go,
 )
-from roadworthy.gateway.http.messages import Reply, check_body
+from roadworthy.gateway.http.messages import TIMEOUT_HEADER, Reply, check_body
 from roadworthy.gateway.http.problems import ErrorKeys, as_error, problem
 from roadworthy.gateway.http.scheduler import StepScheduler
 from roadworthy.gateway.http.streaming import HttpStream, Wire
 from roadworthy.gateway.readers.pool import Read, Then, Work
 from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.pending import Answer, Outcome, PendingRequest
+from roadworthy.schema.batch import Batch
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.pipeline import Instruments, Pipeline, Request
 from roadworthy.serving.stream_metrics import FAILED, StreamMetrics
@@ -46,8 +49,6 @@ _MOST_COMPRESSED_BYTES = 4 << 20
 _OWN_STEP_BYTES = 64 << 10
 """Reading a longer body takes up to 5 ms. It waits for an iteration of the event loop with time for it, so that many that arrive
 together do not hold the loop for as long as all of them take."""
-TIMEOUT_HEADER = b"request-timeout-ms"
-"""The caller's own timeout, in milliseconds; it can only shorten the endpoint's."""
 
 
 class Offload(Protocol):
@@ -98,7 +99,7 @@ class HttpPrediction(Request):
     headers = Request.attributes  # type: ignore[misc]  # the same slot, under the name that HTTP has for it
 
     def __init__(self, predict: Predict, exchange: Exchange, headers: dict[bytes, bytes], ids: tuple[str, str]) -> None:
-        super().__init__(headers, ids, predict.timeout_s)
+        Request.__init__(self, headers, ids, predict.timeout_s)  # `super` makes an object, for each request
         self.last = False
         self.predict = predict
         self.exchange = exchange
@@ -115,6 +116,14 @@ class HttpPrediction(Request):
         if not self.done:
             self.done = True
             self.predict.finish(self, outcome)
+
+    def settle_run(self, members: Sequence[tuple[Batch, PendingRequest]], joined: Batch) -> None:
+        """See `PendingRequest`. Work for a whole run pays only where several requests share it, and most have one row."""
+        bodies = self.predict.bodies(self, joined) if 1 < len(members) > joined.rows / 2 else None
+        if bodies is None:
+            PendingRequest.settle_run(self, members, joined)
+        else:
+            self.predict.finish_run(self, members, joined, bodies)
 
     def drop(self) -> None:
         """The caller is gone: release what the request holds, and count it."""
@@ -186,16 +195,26 @@ class Predict(Pipeline):
         except RoadworthyError as error:
             call.settle(error)
 
-    def reopen(self, call: HttpPrediction, protocol: BoundProtocol) -> None:
-        """The same as `open` for a cached head, by which `protocol` was chosen: only checks that depend on more than the head are
-        repeated."""
+    def rerun(self, call: HttpPrediction, protocol: BoundProtocol, body: bytes, *, plain: bool) -> None:
+        """The same as `open` and `run` for a cached head, by which `protocol` was chosen: only checks that depend on more than
+        the head are repeated. `plain`: see `CachedHead`."""
         call.protocol = protocol
         try:
             self.admit(call)
+            if plain:
+                self.enter(call)
+                call.body = body
+                call.decoded = decoded = protocol.decode(call.headers, body)
+                self.forward(call, decoded.batch)
+                return
             if TIMEOUT_HEADER in call.headers:
                 _shorten(call)
-        except RoadworthyError as error:
-            call.settle(error)
+        except NeedsReader as long:
+            self._leave_to_reader(call, long)
+        except Exception as error:  # noqa: BLE001 - as in `run`
+            call.settle(as_error(self.noted(call, error)))
+        else:
+            self.run(call, body)
 
     def run(self, call: HttpPrediction, body: bytes) -> None:
         """Take a place, decode the body, and forward the rows to a version."""
@@ -290,6 +309,46 @@ class Predict(Pipeline):
             let_go(fault)
         self._end(call, reply)
         call.exchange.answer(call, reply)
+
+    def finish_run(
+        self, first: HttpPrediction, members: Sequence[tuple[Batch, PendingRequest]], joined: Batch, bodies: Sequence[bytes]
+    ) -> None:
+        """Finish the requests of a run, of which `first` is one. Those like it that get one row as JSON are counted and recorded
+        together, then answered; `bodies` are those of the rows."""
+        variant, protocol, start = first.variant, first.protocol, 0
+        ended: list[tuple[HttpPrediction, bytes, bytes]] = []
+        for batch, call in members:
+            stop = start + batch.rows
+            if (
+                stop == start + 1
+                and isinstance(call, HttpPrediction)
+                and call.variant is variant
+                and call.protocol is protocol
+                and not call.done
+                and (decoded := call.decoded) is not None
+                and decoded.reply is None
+                and not decoded.ignored
+            ):
+                call.done = True
+                ended.append((call, call.body, bodies[start]))
+            else:
+                call.settle(Answer(joined, start, stop))
+            start = stop
+        if ended and variant is not None:
+            self.close_run(variant, ended, protocol.name)
+            for call, _, body in ended:
+                call.exchange.answer(call, Reply(200, body, JSON_HEADERS, variant.head))
+
+    def bodies(self, first: HttpPrediction, joined: Batch) -> Sequence[bytes] | None:
+        """A short answer in JSON for each row of a run, or None if that is not what `first` and those like it get."""
+        protocol = first.protocol
+        if self.in_parts or self._log_access is not None or first.variant is None or not isinstance(protocol, Accepting):
+            return None
+        try:
+            bodies = protocol.encode_rows(joined)
+        except Exception:  # noqa: BLE001 - each request that it concerns fails alone
+            return None
+        return None if bodies is None or max(map(len, bodies)) >= LEAST_ANSWER_BYTES else bodies
 
     def _write(self, call: HttpPrediction, answer: Answer, encoded: Encoded | Writing) -> Generator[None, None, Reply]:
         """The steps that write a long answer, and compress it."""

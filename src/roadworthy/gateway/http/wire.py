@@ -63,10 +63,6 @@ def respond(call: Answered, reply: Reply, default: HeaderList, *, close: bool) -
         begin = b"%b%b%b%b" % (_STATUS[reply.status], lines(default), reply.head, lines(reply.headers))
         if reply.status == _OK:
             _begun = (default, reply.head, reply.headers, begin)
-    body, request_id = reply.body, call.id
-    if not call.admitted:
-        ids = f"x-request-id: {request_id}\r\n"
-    else:
-        ids = f"x-request-id: {request_id}\r\nroadworthy-prediction-id: {call.prediction_id}\r\n"
-    end = "connection: close\r\n\r\n" if close else "\r\n"
-    return b"".join((begin, f"{ids}content-length: {len(body)}\r\n{end}".encode("ascii"), body))
+    body, end = reply.body, "connection: close\r\n\r\n" if close else "\r\n"
+    ids = f"{call.id}\r\nroadworthy-prediction-id: {call.prediction_id}" if call.admitted else call.id
+    return b"".join((begin, f"x-request-id: {ids}\r\ncontent-length: {len(body)}\r\n{end}".encode(), body))

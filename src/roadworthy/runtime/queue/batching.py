@@ -166,7 +166,7 @@ class Batcher:
 
     def _run(self, group: list[Member]) -> None:
         begun = time.perf_counter()
-        results = run_joined(self._runner, [batch for batch, _ in group])
+        results = run_together(self._runner, [batch for batch, _ in group])
         seconds = time.perf_counter() - begun
         self._queue.sizer.ran(sum([batch.rows for batch, _ in group]), seconds)
         self.times.ran(seconds, len(group))
@@ -181,7 +181,7 @@ class Batcher:
                 batches = [batch for batch, _ in group]
                 thread.call(partial(_timed, self._runner, batches), self._ran)
 
-    def _ran(self, outcome: tuple[list[Result], float]) -> None:
+    def _ran(self, outcome: tuple[Batch | list[Result], float]) -> None:
         group, self._running = self._running, []
         self._busy_since = None
         self.times.on_thread(-1)
@@ -193,18 +193,25 @@ class Batcher:
             self._scheduled = self._loop.call_soon(self._run_waiting)
 
 
-def run_joined(runner: Runner, batches: list[Batch]) -> list[Result]:
-    """Run all batches as one, and return for each its own rows.
+def run_together(runner: Runner, batches: list[Batch]) -> Batch | list[Result]:
+    """Run all batches as one, and return the joined answer. If that fails, return a result for each batch.
 
     When the joined run fails, each batch runs again alone, so that only the request that the model cannot answer fails. A wrong
     number of rows fails all of them: it is unknown whose answers are missing.
     """
     try:
-        joined = runner.run(batches[0] if len(batches) == 1 else Batch.concatenate(batches))
+        return runner.run(batches[0] if len(batches) == 1 else Batch.concatenate(batches))
     except Exception as error:  # noqa: BLE001 - runners promise ModelFault; whatever else is raised, the callers get an answer
         if len(batches) == 1 or (isinstance(error, ModelFault) and error.code == WRONG_COUNT):
             return [error if isinstance(error, ModelFault) else _defect(error)] * len(batches)
         return [run_joined(runner, [batch])[0] for batch in batches]
+
+
+def run_joined(runner: Runner, batches: list[Batch]) -> list[Result]:
+    """Run all batches as one, and return for each its own rows, or why they failed."""
+    joined = run_together(runner, batches)
+    if isinstance(joined, list):
+        return joined
     results: list[Result] = []
     start = 0
     for batch in batches:
@@ -214,9 +221,9 @@ def run_joined(runner: Runner, batches: list[Batch]) -> list[Result]:
     return results
 
 
-def _timed(runner: Runner, batches: list[Batch]) -> tuple[list[Result], float]:
+def _timed(runner: Runner, batches: list[Batch]) -> tuple[Batch | list[Result], float]:
     begun = time.perf_counter()
-    return run_joined(runner, batches), time.perf_counter() - begun
+    return run_together(runner, batches), time.perf_counter() - begun
 
 
 def _defect(error: Exception) -> ModelFault:
@@ -225,6 +232,9 @@ def _defect(error: Exception) -> ModelFault:
     return fault
 
 
-def _settle(group: list[Member], results: list[Result]) -> None:
-    for (_, request), result in zip(group, results, strict=True):
-        request.settle(result)
+def _settle(group: list[Member], results: Batch | list[Result]) -> None:
+    if isinstance(results, list):
+        for (_, request), result in zip(group, results, strict=True):
+            request.settle(result)
+    else:
+        group[0][1].settle_run(group, results)
