@@ -566,6 +566,9 @@ def _fits(sent: Sent, outcomes: frames.Outcomes) -> bool:
 
 def _settle(members: list[Member], outcomes: frames.Outcomes) -> None:
     joined, start = outcomes.batch, 0
+    if joined is not None and not any(outcomes.statuses):  # all ANSWERED
+        members[0][1].settle_run(members, joined)
+        return
     for (batch, request), status in zip(members, outcomes.statuses, strict=True):
         if status == frames.ANSWERED and joined is not None:
             stop = start + batch.rows
