@@ -16,7 +16,9 @@ from roadworthy.registry.versions import digest_of
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide.switch import KEPT_OUT, Switch, decide, kept_out
 from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.facts import Why, fact
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.words import say
 from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision
 
@@ -39,7 +41,7 @@ def retreat(
         changed_at_us=context.clock.now_us(),
         changed_by=CONTROLLER,
     )
-    facts = {"version": before.previous, "left": before.current, "reason": reason}
+    facts = {"version": before.previous, "left": before.current, "reason": say(reason)}
     context.audit(connection, CONTROLLER, "rollback", before.name, **facts)
     endpoints.change(connection, before, after)
     revision = bump_revision(connection)
@@ -48,8 +50,8 @@ def retreat(
         state = msgspec.structs.replace(pending.state, generation=after.generation)
         rollouts.change(connection, replace(pending, state=state))
     if rollout is not None and not rollout.deployment:
-        text = f"its stable {before.current} is in quarantine: {reason}"
-        rollout_controller.cancel(context, connection, rollout, CONTROLLER, text)
+        why = fact("stable-quarantined", version=before.current, reason=reason)
+        rollout_controller.cancel(context, connection, rollout, CONTROLLER, why)
         rollout_controller.begin_waiting(context, connection, after, revision)
     return True
 
@@ -59,7 +61,7 @@ def any_kept_out(found: Sequence[Gateway]) -> bool:
     return any(state.code == KEPT_OUT for worker in workers_of(found) for state in worker.versions)
 
 
-def serving_kept_out(connection: Connection, endpoint: Endpoint, found: Sequence[Gateway]) -> str | None:
+def serving_kept_out(connection: Connection, endpoint: Endpoint, found: Sequence[Gateway]) -> Why | None:
     """Why a live gateway has the serving version in quarantine, if one has. Reports from before the endpoint's last change do not
     count: each change gives the version another chance."""
     if endpoint.current is None:

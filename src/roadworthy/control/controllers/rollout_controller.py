@@ -47,8 +47,10 @@ from roadworthy.rollout.decide.state import (
 )
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.facts import Why, fact
 from roadworthy.rollout.plan.plan import DEPLOYMENT, Plan
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.words import say
 from roadworthy.schema.signature import Signature
 from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision, read_revision
@@ -98,15 +100,15 @@ def _look(context: ControlContext, rollout: Rollout) -> bool:
 def _unjudged(context: ControlContext, rollout: Rollout, error: Exception) -> bool:
     """Go on without signals and verdict: traffic that goes back does so, and everything else holds and says why, once."""
     state = rollout.state
-    text = f"looking at the rollout raised {type(error).__name__}: {error}"[:500]
+    why = fact("look-failed", error=type(error).__name__, message=str(error)[:500])
     try:
         with context.database.begin() as connection:
             if state.phase == RETURNING:
                 return _drive_one(context, connection, rollout.endpoint, judged=False)
             if state.code != LOOK_FAILED:
-                held = replace(rollout, state=msgspec.structs.replace(state, code=LOOK_FAILED, text=text))
+                held = replace(rollout, state=msgspec.structs.replace(state, code=LOOK_FAILED, why=why))
                 rollouts.change(connection, held)
-                facts = {"rollout": rollout.id, "code": LOOK_FAILED, "text": text, **standing(rollout)}
+                facts = {"rollout": rollout.id, "code": LOOK_FAILED, "text": say(why), **standing(rollout)}
                 context.announce(connection, CONTROLLER, "rollout-alert", rollout.endpoint, **facts)
     except Conflict as late:
         _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=late.code)
@@ -179,9 +181,9 @@ def apply_command(context: ControlContext, connection: Connection, rollout: Roll
     return None
 
 
-def cancel(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, text: str) -> None:
+def cancel(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, why: Why) -> None:
     """End a rollout because its endpoint or its stable is gone. The caller moves the traffic, if there is any."""
-    state = msgspec.structs.replace(rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0)
+    state = msgspec.structs.replace(rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, why=why, weight=0, shadow=0)
     ended = replace(rollout, state=state, waiting=False, ended_at_us=context.clock.now_us(), decided_by=actor)
     rollouts.change(connection, ended)
     _tell_end(context, connection, ended, actor)
@@ -215,7 +217,7 @@ def findings(rollout: Rollout) -> list[Finding]:
             log_e_bound=round(each.threshold, 6),
             p=each.p,
             step=None if each.shown is None else _of_step(each.shown),
-            text=each.text,
+            text=say(each.why),
         )
         for each in found
     ]
@@ -240,7 +242,7 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
     if waiting is None:
         return
     if not waiting.deployment and waiting.stable != endpoint.current:
-        cancel(context, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
+        cancel(context, connection, waiting, CONTROLLER, fact("serves-instead", version=endpoint.current, stable=waiting.stable))
         return
     begun = replace(
         waiting,
@@ -281,7 +283,7 @@ def _carry_out(context: ControlContext, connection: Connection, look: Look, adva
             rollout = replace(rollout, asked_revision=revision)
             context.audit(connection, actor, "rollout-retry", endpoint.name, rollout=rollout.id, attempt=action.attempt)
         elif isinstance(action, Alert):
-            facts = {"rollout": rollout.id, "code": action.code, "text": action.text, **standing(rollout)}
+            facts = {"rollout": rollout.id, "code": action.code, "text": say(action.why), **standing(rollout)}
             context.announce(connection, actor, "rollout-alert", endpoint.name, **facts)
         elif isinstance(action, Finish):
             _finish(context, connection, rollout, endpoint)
@@ -298,7 +300,7 @@ def _set_split(
     after = replace(before, generation=rollout.state.generation, changed_at_us=context.clock.now_us(), changed_by=actor)
     endpoints.change(connection, before, after)
     rollout = rollout.noted(after.generation, bump_revision(connection))
-    facts = {"rollout": rollout.id, **standing(rollout), "code": rollout.state.code, "text": rollout.state.text}
+    facts = {"rollout": rollout.id, **standing(rollout), "code": rollout.state.code, "text": say(rollout.state.why)}
     context.audit(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
     context.announce(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
     return rollout, after
@@ -340,13 +342,13 @@ def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout,
         elif state.ends_as == NOT_STARTED:
             context.audit(connection, actor, "deploy-failed", rollout.endpoint, version=rollout.canary, code=state.code)
         else:
-            context.audit(connection, actor, "deploy-cancelled", rollout.endpoint, version=rollout.canary, reason=state.text)
+            context.audit(connection, actor, "deploy-cancelled", rollout.endpoint, version=rollout.canary, reason=say(state.why))
         return
     facts: Mapping[str, Any] = {
         "rollout": rollout.id,
         "outcome": state.ends_as,
         "code": state.code,
-        "text": state.text,
+        "text": say(state.why),
         "version": rollout.canary,
         "stable": rollout.stable,
         "step": state.step + 1,

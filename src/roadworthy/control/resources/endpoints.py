@@ -27,7 +27,9 @@ from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide.state import FAILED, LOADING
 from roadworthy.rollout.decide.switch import Switch, decide
 from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.facts import fact
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.words import say
 from roadworthy.schema.signature import Signature
 from roadworthy.store.blobs import package_blob
 from roadworthy.store.connection import Connection
@@ -126,7 +128,7 @@ def _make_way(
 
 def _cancel(context: ControlContext, connection: Connection, ended: Rollout | None, actor: str, version: str) -> None:
     if ended is not None:
-        rollout_controller.cancel(context, connection, ended, actor, f"{version} is deployed instead")
+        rollout_controller.cancel(context, connection, ended, actor, fact("deployed-instead", version=version))
 
 
 def _open_deployment(connection: Connection, name: str) -> Rollout | None:
@@ -180,7 +182,7 @@ def rollback(context: ControlContext, name: str, principal: Principal) -> api.En
         if running is not None:
             waiting = rollouts.find_waiting(connection, name)
             if waiting is not None:
-                rollout_controller.cancel(context, connection, waiting, principal.who, "the endpoint was rolled back")
+                rollout_controller.cancel(context, connection, waiting, principal.who, fact("endpoint-rolled-back"))
             rollout_controller.apply_command(context, connection, running, "abort", principal.who)
         else:
             _roll_back(context, connection, endpoints.get(connection, name), principal.who)
@@ -209,7 +211,7 @@ def undeploy(context: ControlContext, name: str, principal: Principal) -> None:
         endpoint = endpoints.get(connection, name)
         for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
             if rollout is not None:
-                rollout_controller.cancel(context, connection, rollout, principal.who, "the endpoint was deleted")
+                rollout_controller.cancel(context, connection, rollout, principal.who, fact("endpoint-deleted"))
         endpoints.remove(connection, name)
         bump_revision(connection)
         context.audit(connection, principal.who, "undeploy", name, version=endpoint.current)
@@ -288,11 +290,11 @@ def _change(pending: Rollout, running: Rollout | None, reports: Reports) -> api.
     """A deployment as the API shows it, and why it waits according to the last reports, or why it failed."""
     code = None
     if pending.ended_at_us is not None:
-        state, code, reason = FAILED, pending.state.code, pending.state.text
+        state, code, reason = FAILED, pending.state.code, say(pending.state.why)
     elif pending.waiting and running is not None:
         state, reason = LOADING, f"the rollout of {running.canary} must end first"
     else:
-        state, reason = LOADING, getattr(canary_of(pending, reports.workers, reports.epoch), "reason", "ready")
+        state, reason = LOADING, say(getattr(canary_of(pending, reports.workers, reports.epoch), "reason", "ready"))
     since = iso(pending.started_at_us)
     return api.PendingChange(
         version=pending.canary, digest=pending.canary_digest, state=state, reason=reason, code=code, since=since

@@ -1,0 +1,38 @@
+"""Facts: why a rollout stands where it stands, as kinds with figures. States, verdicts and alerts hold facts; `words.py` has the
+sentences.
+
+A fact names what was found, such as "crashed" with times=3. Where others speak, a plug-in's signal, a gateway, or an earlier
+release in a stored state, their sentence takes the place of a fact and stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """One fact: a kind that `words.py` knows, and its figures by name."""
+
+    kind: str
+    figures: dict[str, int | float | str | Fact | tuple[Fact | str, ...] | None] = {}
+
+
+Why = Fact | str
+"""A reason: a fact, or a sentence of somebody else."""
+
+
+def fact(kind: str, /, **figures: Any) -> Fact:
+    """The fact of this kind with these figures: numbers, texts, reasons, or tuples of reasons."""
+    return Fact(kind, figures)
+
+
+def of_signal(signal: str, why: Why) -> Fact:
+    """What was found about a signal."""
+    return fact("signal", signal=signal, why=why)
+
+
+def plugin_raised(error: Exception) -> Fact:
+    """Why a signal that raised this error cannot be measured."""
+    return fact("plug-in-raised", error=type(error).__name__, message=str(error)[:500])
