@@ -41,7 +41,7 @@ def test_a_fact_without_a_sentence_is_shown_as_it_is() -> None:
     assert say(fact("shift", label="x", shift=None)) == "shift (label x, shift None)"
 
 
-def test_what_somebody_else_said_stays_as_it_is() -> None:
+def test_a_sentence_from_another_source_stays_as_it_is() -> None:
     """Alone and within a fact, whatever characters it has."""
     assert say("no {place} for {0}") == "no {place} for {0}"
     assert say(of_signal("moody", "no {place} for {0}")) == "moody: no {place} for {0}"
@@ -68,7 +68,7 @@ def test_a_stored_rollout_of_an_earlier_release_is_read_with_its_sentences() -> 
 
 
 def test_facts_within_facts_survive_the_store() -> None:
-    """With texts beside facts, and every kind of figure."""
+    """Also next to texts, with every kind of figure."""
     why = fact("undecided", step=2, missing=(of_signal("slow", fact("too-few", samples=3, needed=2_000)), "said", fact("paused")))
     state = msgspec.structs.replace(begin("r", 1), why=why)
     read = msgspec.json.decode(msgspec.json.encode(state), type=type(state))

@@ -1,8 +1,8 @@
 """Facts: why a rollout stands where it stands, as kinds with figures. States, verdicts and alerts hold facts; `words.py` has the
 sentences.
 
-A fact names what was found, such as "crashed" with times=3. Where others speak, a plug-in's signal, a gateway, or an earlier
-release in a stored state, their sentence takes the place of a fact and stays as it is.
+A fact names what was found, such as "crashed" with times=3. A sentence may stand in place of a fact: that of a plug-in's signal or
+of a gateway, or one that an earlier release stored. It is shown as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Fact(msgspec.Struct, frozen=True):
 
 
 Why = Fact | str
-"""A reason: a fact, or a sentence of somebody else."""
+"""A reason: a fact, or a sentence from another source."""
 
 
 def fact(kind: str, /, **figures: Any) -> Fact:

@@ -155,6 +155,6 @@ _WORDS: Mapping[str, str | Callable[..., str]] = {
     "bin-under": "under {high:.4g}",
     "memory": "a process of the new version holds {canary_mib:,} MiB on {gateway}, the stable's {stable_mib:,} MiB;"
     " tolerated is {tolerated:g} times",
-    "memory-apart": "no machine runs both versions in runner processes, so their memory cannot be compared",
+    "memory-incomparable": "no machine runs both versions in runner processes, so their memory cannot be compared",
 }
 """The sentence of each kind of fact, or the function that makes it."""

@@ -12,12 +12,9 @@ import structlog
 
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
-from roadworthy.control.controllers.quarantine import any_kept_out, retreat
 from roadworthy.control.resources import feedback, idempotency
 from roadworthy.control.resources.telemetry import trim_records
 from roadworthy.foundation.errors import RoadworthyError
-from roadworthy.monitoring import gateways
-from roadworthy.rollout import endpoints, rollouts
 
 _TICK_S = 1.0
 _TRIM_S = 60.0
@@ -93,14 +90,6 @@ def _follow_others(context: ControlContext) -> None:
 def look(context: ControlContext) -> None:
     """Look once at every endpoint, rollout and deployment."""
     with context.lock:
-        with context.database.begin() as connection:
-            known = endpoints.list_all(connection)
-            found = gateways.list_live(connection, context.clock.now_us()) if known else []
-            running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
-            suspects = known if any_kept_out(found) else []
-            moved = [retreat(context, connection, each, found, running.get(each.name)) for each in suspects]
-        if running:
-            moved.append(rollout_controller.drive(context))
-        if any(moved):
+        if rollout_controller.drive(context):
             context.publisher.refresh()
     context.stream.catch_up()

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from roadworthy.contract.api.rollouts import Finding, StepEvidence
 from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers.observation import observe
 from roadworthy.foundation.errors import Conflict, Unavailable
@@ -33,8 +34,11 @@ from roadworthy.rollout.decide.passing import Shown
 from roadworthy.rollout.decide.state import (
     ABORTED,
     FINISHED,
+    LOADING,
     NOT_STARTED,
     PROMOTED,
+    READY,
+    RETREAT,
     RETURNING,
     SUPERSEDED,
     Advance,
@@ -45,17 +49,17 @@ from roadworthy.rollout.decide.state import (
     Retry,
     SetSplit,
 )
+from roadworthy.rollout.decide.switch import Switch, any_kept_out, decide, kept_out
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.facts import Why, fact
 from roadworthy.rollout.plan.plan import DEPLOYMENT, Plan
-from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.rollouts import CONTROLLER, Rollout
 from roadworthy.rollout.words import say
 from roadworthy.schema.signature import Signature
 from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision, read_revision
 
-CONTROLLER = "controller"
 LOOK_FAILED = "look-failed"
 """The code of a rollout whose last look raised an error."""
 _log = structlog.get_logger()
@@ -71,30 +75,77 @@ class Look:
 
 
 def drive(context: ControlContext) -> bool:
-    """Look once at every running rollout and deployment; whether gateways need a new snapshot. The caller holds the write lock.
+    """Look once at every running rollout and deployment, and, while gateways have versions in quarantine, at every endpoint;
+    whether gateways need a new snapshot. The caller holds the write lock.
 
     Of several control planes on one database only the leader looks at rollouts: the time of a step is measured on one process's
     clock. A deployment has no clock."""
     leads = context.database.lead.held
     with context.database.begin() as connection:
+        suspects = endpoints.list_all(connection) if any_kept_out(_workers(context, connection)) else []
+    moved = [_look(context, each.name, None) for each in suspects]
+    with context.database.begin() as connection:
         running = [each for each in rollouts.list_open(connection) if each.running and (leads or each.deployment)]
-    moved = [_look(context, each) for each in running]
+    moved += [_look(context, each.endpoint, each) for each in running]
     return any(moved)
 
 
-def _look(context: ControlContext, rollout: Rollout) -> bool:
-    """Look at one rollout; whether gateways need a new snapshot."""
+def _workers(context: ControlContext, connection: Connection) -> list[WorkerReport]:
+    return gateways.workers_of(gateways.list_live(connection, context.clock.now_us()))
+
+
+def _look(context: ControlContext, name: str, rollout: Rollout | None) -> bool:
+    """Look at an endpoint's rollout, or, with None, at its serving version; whether gateways need a new snapshot."""
     try:
         with context.database.begin() as connection:
-            return _drive_one(context, connection, rollout.endpoint)
+            return _retreat(context, connection, name) if rollout is None else _drive_one(context, connection, name)
     except Conflict as error:  # another process wrote first; the next look reads what it wrote
-        _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=error.code)
+        _log.info("rollout-look-was-late", endpoint=name, code=error.code)
     except (Unavailable, SQLAlchemyError):  # of the store, which all rollouts share
         raise
     except Exception as error:  # noqa: BLE001 - a fault of one rollout must stop neither the others nor telemetry
-        _log.error("rollout-look-failed", endpoint=rollout.endpoint, rollout=rollout.id, exc_info=error)
-        return _unjudged(context, rollout, error)
+        _log.error("rollout-look-failed", endpoint=name, rollout=rollout and rollout.id, exc_info=error)
+        return rollout is not None and _unjudged(context, rollout, error)
     return False
+
+
+def _retreat(context: ControlContext, connection: Connection, name: str) -> bool:
+    """Deploy the previous version if the serving one is in quarantine; whether gateways need a new snapshot.
+
+    A deployment that is on its way waits meanwhile and then goes on; one that failed is still shown. A rollout that loses its
+    stable in this way is over."""
+    endpoint = endpoints.get(connection, name)
+    reason, version = serving_kept_out(context, connection, endpoint), endpoint.previous
+    if reason is None or version is None or endpoint.current is None:
+        return False
+    previous = versions.get(connection, VersionReference.parse(version))
+    running = rollouts.find_running(connection, name)
+    ready = READY if isinstance(decide(previous.digest, _workers(context, connection)), Switch) else LOADING
+    if not machine.retreats(None if running is None else running.state, ready):
+        return False
+    failed = rollouts.find_pending(connection, name, endpoint.generation)
+    if running is not None and running.deployment:
+        rollouts.change(connection, replace(running, waiting=True))
+    elif running is not None:
+        why = fact("stable-quarantined", version=endpoint.current, reason=reason)
+        cancel(context, connection, running, CONTROLLER, why)
+    context.audit(connection, CONTROLLER, "rollback", name, version=version, left=endpoint.current, reason=say(reason))
+    ordered = order(context, connection, endpoint, previous, CONTROLLER)
+    rollouts.change(connection, replace(ordered, state=machine.retreating(ordered.state, endpoint.current, reason)))
+    if failed is not None and failed.ended_at_us is not None:
+        state = msgspec.structs.replace(failed.state, generation=endpoint.generation + 1)
+        rollouts.change(connection, replace(failed, state=state))
+    return _drive_one(context, connection, name)
+
+
+def serving_kept_out(context: ControlContext, connection: Connection, endpoint: Endpoint) -> Why | None:
+    """Why a live gateway has the serving version in quarantine, if one has. Reports from before the endpoint's last change do not
+    count: each change gives the version another chance."""
+    if endpoint.current is None:
+        return None
+    found = gateways.list_live(connection, context.clock.now_us())
+    lately = gateways.workers_of(gateway for gateway in found if gateway.seen_at_us > endpoint.changed_at_us)
+    return kept_out(versions.digest_of(connection, endpoint.current), lately)
 
 
 def _unjudged(context: ControlContext, rollout: Rollout, error: Exception) -> bool:
@@ -312,7 +363,7 @@ def _finish(context: ControlContext, connection: Connection, rollout: Rollout, b
     by_person = outcome in (PROMOTED, ABORTED, SUPERSEDED) and rollout.decided_by is not None
     actor = rollout.decided_by if by_person and rollout.decided_by is not None else CONTROLLER
     if outcome == PROMOTED:
-        after = switched(connection, before, rollout.canary)
+        after = _switched(connection, before, rollout.canary, retreat=rollout.state.code == RETREAT)
     else:
         after = replace(before, generation=before.generation + 1)
     after = replace(after, changed_at_us=now, changed_by=rollout.started_by if rollout.deployment else actor)
@@ -325,12 +376,12 @@ def _finish(context: ControlContext, connection: Connection, rollout: Rollout, b
     begin_waiting(context, connection, after, revision)
 
 
-def switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
+def _switched(connection: Connection, before: Endpoint, version: str, *, retreat: bool) -> Endpoint:
     """The endpoint after the switch to `version`. It keeps its signature, except when the version does not fit it, because a
     person accepted that or it goes back behind such a change: then it takes the version's."""
     found = versions.get(connection, VersionReference.parse(version))
     fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
-    after = before.switched(version)
+    after = before.switched(version, retreat=retreat)
     return after if fits else replace(after, signature=found.signature)
 
 

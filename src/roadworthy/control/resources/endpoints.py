@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from roadworthy.access.principal import Principal
@@ -13,7 +13,6 @@ from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.observation import canary_of
-from roadworthy.control.controllers.quarantine import serving_kept_out
 from roadworthy.control.resources import policies
 from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.times import iso
@@ -164,7 +163,7 @@ def _asked_for(
         )
     if before.current != str(version.reference) or policy != before.policy:
         return before.changed(now, actor, policy=policy)
-    kept_out = serving_kept_out(connection, before, _live(context, connection))  # then it gets another chance on gateways
+    kept_out = rollout_controller.serving_kept_out(context, connection, before)  # then it gets another chance on gateways
     as_it_is = rollouts.find_pending(connection, before.name, before.generation) is None and kept_out is None
     return before if as_it_is else before.changed(now, actor)
 
@@ -249,20 +248,23 @@ def get(context: ControlContext, name: str) -> api.Endpoint:
     """
     with context.database.begin() as connection:
         endpoint = endpoints.get(connection, name)
-        return shown(connection, endpoint, read_reports(connection, _live(context, connection)))
+        opened = rollouts.list_open(connection, name)
+        return shown(connection, endpoint, read_reports(connection, _live(context, connection)), opened)
 
 
 def list_all(context: ControlContext, cursor: str) -> Page[api.Endpoint]:
     """A page of endpoints, sorted by name."""
     with context.database.begin() as connection:
         reports, found = read_reports(connection, _live(context, connection)), endpoints.list_all(connection)
-        return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reports))
+        opened = rollouts.list_open(connection)
+        return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reports, opened))
 
 
-def shown(connection: Connection, endpoint: Endpoint, reports: Reports) -> api.Endpoint:
-    """An endpoint as the API shows it."""
-    running = rollouts.find_measured(connection, endpoint.name)
-    pending = rollouts.find_pending(connection, endpoint.name, endpoint.generation)
+def shown(connection: Connection, endpoint: Endpoint, reports: Reports, opened: Sequence[Rollout]) -> api.Endpoint:
+    """An endpoint as the API shows it, with what is open there of `opened`."""
+    measured = (each for each in opened if each.endpoint == endpoint.name and each.running and not each.deployment)
+    running = next(measured, None)
+    pending = rollouts.find_pending(connection, endpoint.name, endpoint.generation, opened)
     state = "empty" if endpoint.current is None else "serving"
     if pending is not None:
         state = "loading" if pending.ended_at_us is None else "failed"

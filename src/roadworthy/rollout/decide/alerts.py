@@ -230,7 +230,7 @@ def _resources(look: Look, watch: Watch) -> SignalAlert:
         if each.canary_bytes is not None and each.stable_bytes is not None
     ]
     if not both:
-        return SignalAlert(watch.signal, 0, raised=False, why=fact("memory-apart"))
+        return SignalAlert(watch.signal, 0, raised=False, why=fact("memory-incomparable"))
     canary, stable, gateway = max(both, key=lambda each: each[0] / max(each[1], 1))
     raised = canary > watch.tolerated * stable and canary - stable >= LEAST_GROWTH_BYTES
     held = {"canary_mib": canary // _MIB, "stable_mib": stable // _MIB}

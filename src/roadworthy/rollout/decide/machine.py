@@ -91,7 +91,7 @@ def baseline_of(state: State) -> Baseline:
 
 
 def begin(rollout: str, generation: int, by: Baseline = UNKNOWN) -> State:
-    """The state of a new rollout on an endpoint of this generation, whose traffic is all the stable's."""
+    """The state of a new rollout on an endpoint of this generation, whose traffic is all the stable's, or of a deployment."""
     return State(
         rollout,
         generation=generation,
@@ -101,6 +101,21 @@ def begin(rollout: str, generation: int, by: Baseline = UNKNOWN) -> State:
         outputs=by.outputs,
         probabilities=by.probabilities,
     )
+
+
+def retreats(state: State | None, stable: str) -> bool:
+    """Whether an endpoint whose serving version is in quarantine goes back to its previous version.
+
+    Args:
+        state: of the rollout or deployment that is running there. A canary with all traffic does not need the stable.
+        stable: READY when every live worker has the previous version, so that it can answer at once.
+    """
+    return stable == READY and (state is None or state.weight != FULL_SHARE)
+
+
+def retreating(state: State, version: str, reason: Why) -> State:
+    """The state of a new deployment of the previous version, because `version` serves and is in quarantine."""
+    return _because(state, RETREAT, fact("serving-quarantined", version=version, reason=reason))
 
 
 def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> Advance:
@@ -121,7 +136,8 @@ def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> 
 
 
 def _deploying(state: State, seen: Observation) -> Advance:
-    """A deployment measures nothing: it takes over as soon as it is ready, and the first failure ends it."""
+    """A deployment measures nothing: it takes over as soon as it is ready, and the first failure ends it. A retreat keeps its
+    reason."""
     outcome = PROMOTED
     if seen.canary == FAILED:
         outcome, state = NOT_STARTED, _because(state, seen.code, seen.reason)

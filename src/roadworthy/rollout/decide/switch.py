@@ -45,6 +45,11 @@ def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wa
     return Wait(f"ready on {ready} of {len(workers)} workers")
 
 
+def any_kept_out(workers: Sequence[WorkerReport]) -> bool:
+    """Whether a gateway has any version in quarantine."""
+    return any(state.code == KEPT_OUT for worker in workers for state in worker.versions)
+
+
 def kept_out(digest: str, workers: Sequence[WorkerReport]) -> Why | None:
     """Why a live gateway has the package in quarantine, because it crashes its processes there; None if no gateway has."""
     states = (_state(worker, digest) for worker in workers)
