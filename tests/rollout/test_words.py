@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from sqlalchemy import update
 
 import roadworthy
@@ -65,6 +66,15 @@ def test_a_stored_rollout_of_an_earlier_release_is_read_with_its_sentences() -> 
     assert shown["verdict"].text == shown["verdict"].findings[0].text == "errors: canary 3 of 3"
     assert shown["watched"][0].text == "label: 20.0% of answers differ"
     database.close()
+
+
+def test_figures_of_other_types_are_made_plain() -> None:
+    """What numpy or a plug-in returns must not keep a state from being written."""
+    odd = fact(
+        "bin-between", low=np.float32(0.5), high=np.int64(3), label=np.str_("x"), other=["a"], whys=(np.str_("y"), fact("paused"))
+    )
+    assert msgspec.json.decode(msgspec.json.encode(odd), type=type(odd)) == odd
+    assert say(odd) == "from 0.5 to 3"
 
 
 def test_facts_within_facts_survive_the_store() -> None:

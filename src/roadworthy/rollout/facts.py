@@ -1,12 +1,13 @@
 """Facts: why a rollout stands where it stands, as kinds with figures. States, verdicts and alerts hold facts; `words.py` has the
 sentences.
 
-A fact names what was found, such as "crashed" with times=3. A sentence may stand in place of a fact: that of a plug-in's signal or
-of a gateway, or one that an earlier release stored. It is shown as it is.
+A fact names what was found, such as "crashed" with times=3. A sentence may stand in place of a fact: that of a plug-in or of a
+gateway, or one that an earlier release stored. It is shown as it is.
 """
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import msgspec
@@ -25,7 +26,16 @@ Why = Fact | str
 
 def fact(kind: str, /, **figures: Any) -> Fact:
     """The fact of this kind with these figures: numbers, texts, reasons, or tuples of reasons."""
-    return Fact(kind, figures)
+    return Fact(kind, {name: _plain(value) for name, value in figures.items()})
+
+
+def _plain(value: Any) -> Any:
+    """The value as the store can write it: numpy and plug-ins have numbers and texts of their own types."""
+    if value is None or isinstance(value, Fact):
+        return value
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else str(value)
 
 
 def of_signal(signal: str, why: Why) -> Fact:
