@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from roadworthy.contract.evidence import CANARY, STABLE, PairCount, RolloutCounts, VariantCount
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING, command
-from roadworthy.rollout.decide.machine import LOAD_ATTEMPTS, RELOADS, STALE_LOOKS, Baseline, advance, begin
+from roadworthy.rollout.decide.machine import LOAD_ATTEMPTS, RELOADS, STALE_LOOKS, Baseline, advance, begin, retreating, retreats
 from roadworthy.rollout.decide.state import (
     FAILED,
     FINISHED,
@@ -608,3 +608,16 @@ def test_a_deployment_ends_with_its_first_failure() -> None:
     world = World(DEPLOYMENT)
     assert world.look(canary=FAILED, code="proof-failed", reason="answers differ").actions == (Finish("not-started"),)
     assert (world.state.phase, world.state.code, say(world.state.why)) == (FINISHED, "proof-failed", "answers differ")
+
+
+def test_a_retreat_is_a_deployment_that_keeps_its_reason() -> None:
+    """It begins only if the previous version can answer at once, and never while a canary has all traffic."""
+    world = World(DEPLOYMENT)
+    assert retreats(None, READY)
+    assert retreats(replace(world.state, weight=5_000), READY)
+    assert not retreats(replace(world.state, weight=10_000), READY)
+    assert not retreats(None, LOADING)
+    world.state = retreating(world.state, "line:2", "it crashed 3 times")
+    assert world.look(canary=READY).actions == (Finish("promoted"),)
+    told = (world.state.ends_as, world.state.code, say(world.state.why))
+    assert told == ("promoted", "serving-quarantined", "line:2 is in quarantine: it crashed 3 times")

@@ -83,9 +83,8 @@ def drive(context: ControlContext) -> bool:
     leads = context.database.lead.held
     with context.database.begin() as connection:
         suspects = endpoints.list_all(connection) if any_kept_out(_workers(context, connection)) else []
-    moved = [_look(context, each.name, None) for each in suspects]
-    with context.database.begin() as connection:
         running = [each for each in rollouts.list_open(connection) if each.running and (leads or each.deployment)]
+    moved = [_look(context, each.name, None) for each in suspects]
     moved += [_look(context, each.endpoint, each) for each in running]
     return any(moved)
 
