@@ -2,7 +2,9 @@
 
 The command line calls `load_settings` and gives each process its own part. A stronger source overrides a weaker one. From weakest
 to strongest: the defaults below, the context that `roadworthy up` wrote (addresses and key only), `roadworthy.toml`, the
-environment (`ROADWORTHY_…`), flags. Loading opens no other file and changes nothing; it reports all faults at once.
+environment (`ROADWORTHY_…`), flags. An empty variable of a setting that may be None counts as not set.
+
+Loading opens no other file and changes nothing; it reports all faults at once.
 """
 
 from __future__ import annotations
@@ -250,7 +252,12 @@ def load_settings(
     names = {variable(group, entry.name): f"{group}.{entry.name}" for group, entry in _entries()}
     earlier = {variable(*old.split(".", 1)): old for old in _RENAMED}
     named = names | earlier
-    given = {setting: _Setting(variables[name], name) for name, setting in named.items() if name in variables}
+    optional = {f"{group}.{entry.name}" for group, entry in _entries() if entry.default is None}
+    given = {
+        setting: _Setting(variables[name], name)
+        for name, setting in named.items()
+        if variables.get(name) or (name in variables and setting not in optional)
+    }
     for setting, value in (flags or {}).items():
         if value is not None:
             given[setting] = _Setting(value, f"--{setting.partition('.')[2].replace('_', '-')}")
@@ -309,7 +316,7 @@ def _from_file(path: Path, reader: Reader) -> dict[str, _Setting]:
 
 def _file(home: _Setting | None, variables: Mapping[str, str], folder: Path) -> Path | None:
     named = variables.get("ROADWORTHY_CONFIG")
-    if named is not None:
+    if named:
         return Path(named)
     base = Path(str(home.value)) if home is not None else GeneralSettings().home
     return next((path for path in (folder / FILE_NAME, _home(base) / FILE_NAME) if path.is_file()), None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 
 from roadworthy.access.principal import Principal
 from roadworthy.audit import entries
@@ -17,7 +19,7 @@ from roadworthy.contract.api.endpoints import Deployment
 from roadworthy.contract.api.rollouts import NewRollout
 from roadworthy.contract.telemetry import FAILED, LOADING, READY, Telemetry, VersionState, WorkerReport
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers import loop
+from roadworthy.control.controllers import loop, rollout_controller
 from roadworthy.control.controllers.loop import Controllers, look
 from roadworthy.control.resources import endpoints, rollouts, telemetry
 from roadworthy.control.wiring import build_context
@@ -26,8 +28,10 @@ from roadworthy.foundation.references import VersionReference
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
 from roadworthy.rollout import rollouts as stored
+from roadworthy.rollout.words import say
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
+from roadworthy.store import tables
 from roadworthy.store.blobs import package_blob
 from roadworthy.store.engine import bump_revision
 from tests.conftest import eventually
@@ -38,10 +42,25 @@ DIGESTS = tuple(f"sha256:{number:064x}" for number in (1, 2, 3))
 Report = Callable[..., None]
 
 
+class Ticks:
+    """A clock that moves by one microsecond a reading: however slow the machine is, no gateway falls silent."""
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count(time.time_ns() // 1_000)
+
+    def monotonic(self) -> float:
+        """In seconds."""
+        return self.now_us() / 1e6
+
+    def now_us(self) -> int:
+        """The next microsecond."""
+        return next(self._ticks)
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[ControlContext]:
     """A control plane without its controllers, with three versions."""
-    built = build_context(control_document(tmp_path))
+    built = replace(build_context(control_document(tmp_path)), clock=Ticks())
     signature = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),)).to_document()
     with built.database.begin() as connection:
         for number, digest in enumerate(DIGESTS, 1):
@@ -208,15 +227,72 @@ def test_a_rollback_cancels_what_waits_behind_a_rollout_that_goes_back(context: 
     assert ("deploy-cancelled", "line:3") in verbs(context)
 
 
+def kept_out(number: int) -> VersionState:
+    """A version in quarantine."""
+    return VersionState(DIGESTS[number - 1], FAILED, code="version-quarantined", reason="it crashes")
+
+
+def retreats(context: ControlContext) -> list[stored.Rollout]:
+    """Every deployment that the controllers ordered, in order."""
+    with context.database.begin() as connection:
+        query = select(*tables.rollouts.c).where(tables.rollouts.c.started_by == stored.CONTROLLER).order_by(tables.rollouts.c.id)
+        return [stored._rollout(row) for row in connection.execute(query)]
+
+
+def test_a_retreat_from_quarantine_is_a_deployment_with_a_reason(context: ControlContext, report: Report) -> None:
+    """In the history of all others. What is on its way waits behind it, and goes on."""
+    serve(context, report, "line:1", "line:2")
+    deploy(context, "line:3")
+    report((VersionState(DIGESTS[0], READY), kept_out(2), VersionState(DIGESTS[2], LOADING)))
+    look(context)
+    shown = endpoints.get(context, "line")
+    assert (shown.version, shown.previous, shown.changed_by, shown.state) == ("line:1", None, "controller", "loading")
+    assert shown.pending is not None
+    assert shown.pending.version == "line:3"
+    (retreat,) = retreats(context)
+    assert (retreat.canary, retreat.state.ends_as, retreat.state.code) == ("line:1", "promoted", "serving-quarantined")
+    assert say(retreat.state.why) == "line:2 is in quarantine: it crashes"
+    assert (retreat.deployment, retreat.decided_by, retreat.ended_at_us is None) == (True, "controller", False)
+    assert verbs(context)[-2:] == [("rollback", "line:1"), ("switch", "line:1")]
+    report()
+    look(context)
+    assert endpoints.get(context, "line").version == "line:3"
+    assert len(retreats(context)) == 1
+
+
+def test_a_retreat_of_one_endpoint_that_fails_delays_no_other(
+    context: ControlContext, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a transaction of its own; what failed is tried at the next look."""
+    serve(context, report, "line:1", "line:2")
+    for version in ("line:1", "line:2"):
+        endpoints.deploy(context, "another", Deployment(version=version), ME)
+        report()
+        look(context)
+    ordered = rollout_controller.order
+
+    def order(context: ControlContext, connection: Any, endpoint: Any, *more: Any) -> Any:
+        if endpoint.name == "another":
+            raise RuntimeError("a fault of ours")
+        return ordered(context, connection, endpoint, *more)
+
+    monkeypatch.setattr(rollout_controller, "order", order)
+    report((VersionState(DIGESTS[0], READY), kept_out(2)))
+    look(context)
+    assert [endpoints.get(context, name).version for name in ("another", "line")] == ["line:2", "line:1"]
+    monkeypatch.undo()
+    look(context)
+    assert endpoints.get(context, "another").version == "line:1"
+
+
 def test_a_failure_is_shown_after_a_retreat_from_quarantine(context: ControlContext, report: Report) -> None:
     """The controllers' own change of the endpoint does not hide why a deployment failed."""
     serve(context, report, "line:1", "line:2")
     deploy(context, "line:3")
     failed = VersionState(DIGESTS[2], FAILED, code="load-failed", reason="no memory")
-    kept_out = VersionState(DIGESTS[1], FAILED, code="version-quarantined", reason="it crashes")
     report((VersionState(DIGESTS[0], READY), VersionState(DIGESTS[1], READY), failed))
     look(context)
-    report((VersionState(DIGESTS[0], READY), kept_out, failed))
+    report((VersionState(DIGESTS[0], READY), kept_out(2), failed))
     look(context)
     shown = endpoints.get(context, "line")
     assert (shown.version, shown.state) == ("line:1", "failed")
@@ -224,8 +300,8 @@ def test_a_failure_is_shown_after_a_retreat_from_quarantine(context: ControlCont
     assert shown.pending.reason == "no memory"
 
 
-def test_the_last_deployment_is_found_without_sorting_all(context: ControlContext) -> None:
-    """However many there were: the index on project, endpoint and id has their order."""
+def test_rollouts_are_found_without_passing_over_deployments(context: ControlContext) -> None:
+    """And the other way round, and open ones among all: each query has an index with its order and no other rows."""
     plans: list[str] = []
 
     def explain(connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
@@ -236,5 +312,12 @@ def test_the_last_deployment_is_found_without_sorting_all(context: ControlContex
         event.listen(connection.everywhere.engine, "before_cursor_execute", explain)
         stored.last_deployment(connection, "line")
         stored.list_last(connection, "line", 20, None)
-    assert plans
-    assert all(plan.startswith("SEARCH") and "project=? AND" in plan for plan in plans), plans
+        stored.list_last(connection, None, 20, None)
+        stored.list_open(connection)
+    assert [plan.partition("INDEX ")[2] for plan in plans[-4:]] == [
+        "ix_rollouts_deployed_on (project=? AND endpoint=?)",
+        "ix_rollouts_measured_on (project=? AND endpoint=?)",
+        "ix_rollouts_measured (project=?)",
+        "ix_rollouts_open (project=?)",
+    ]
+    assert all(plan.startswith("SEARCH") for plan in plans), plans

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from roadworthy.contract.api.operation import GATEWAY, OPEN, Operation
 from roadworthy.contract.telemetry import RecordFile, RequestCount, Telemetry, encode_telemetry
@@ -210,3 +210,27 @@ def test_a_project_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     for each in (context, build_context(control_document(tmp_path))):
         assert [one.database.project for one in each.find_projects()] == ["default", "b"]
         each.database.close()
+
+
+def test_a_broken_default_project_refuses_its_own_requests_only(tmp_path: Path) -> None:
+    """The control plane starts, with the others; the refusal says what is broken, and ends once that is mended."""
+    first = build_context(control_document(tmp_path))
+    broken = {"name": "e", "generation": 1, "current": "gone:1", "policy": "{}", "signature": "{}", "changed_at_us": 1}
+    with first.database.begin() as connection:
+        epoch, _ = read_revision(connection)
+        connection.everywhere.execute(insert(stores).values(project="b", epoch=epoch, revision=1, event=0))
+        connection.execute(insert(endpoints).values(changed_by="me", **broken))
+    first.database.close()
+    context = build_context(control_document(tmp_path))
+    app = create_app(context)
+    mine, other = client_of(context, app), client_of(context.projects["b"], app)
+    refused = mine.get("/api/v1/endpoints")
+    assert (refused.status_code, refused.json()["code"]) == (503, "project-cannot-be-read")
+    assert "project default cannot be read: no such version: gone:1" in refused.text
+    assert other.get("/api/v1/endpoints").json()["items"] == []
+    assert [each.database.project for each in context.readable()] == ["b"]
+    with context.database.begin() as connection:
+        connection.execute(delete(endpoints))
+    assert [each.database.project for each in context.find_projects()] == ["default", "b"]
+    assert mine.get("/api/v1/endpoints").json()["items"] == []
+    context.database.close()

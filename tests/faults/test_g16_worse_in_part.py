@@ -15,6 +15,7 @@ from roadworthy.rollout.decide.verdict import FAIL, HOLD, PASS, Scope, Segment, 
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.parse import read_plan
 from roadworthy.rollout.plan.plan import Plan
+from roadworthy.rollout.words import say
 
 SEEN = "strategy: canary\nsteps: [10, 50, 100]\nhold: 10s\nevidence: 100\ncriteria: {slow: {ratio: 1.25}}\ndeadline: 1h"
 
@@ -33,8 +34,10 @@ def test_g16_sixteen_percent_slow_against_six_waits_and_then_goes_back(samples: 
     assert early.outcome == HOLD
     if samples == 100:
         assert early.code == "not-shown"
-        assert "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well. Its rate is at most" in early.text
-        assert "and must be shown to be below 0.0938, or: E" in early.text
+        assert "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well. Its rate is at most" in say(
+            early.why
+        )
+        assert "and must be shown to be below 0.0938, or: E" in say(early.why)
     late = judged(plan, (10 * samples, 10 * samples * 16 // 100), (90 * samples, 90 * samples * 6 // 100))
     assert (late.outcome, late.code) == (FAIL, "worse")
 
@@ -76,4 +79,4 @@ def test_g16_a_deadline_tells_what_was_missing() -> None:
             )
             evidence = evidence.merged("a/1", RolloutCounts("r", counts))
     assert (state.ends_as, state.code) == ("inconclusive", "inconclusive")
-    assert "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well" in state.text
+    assert "slow: 16 bad of 100 in this step, the stable's 54 of 900: not shown to be well" in say(state.why)

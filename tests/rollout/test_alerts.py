@@ -25,6 +25,7 @@ from roadworthy.rollout.decide.state import SignalAlert, State
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import Metric, Plan, Stage, Sticky, Watch
+from roadworthy.rollout.words import say
 
 STEPS = tuple(Stage(weight) for weight in (500, 2_500, 10_000))
 LABEL = WatchedOutput("label", categories=("early", "late"))
@@ -71,7 +72,7 @@ def test_confidence_is_compared_in_the_step_that_runs() -> None:
     before = (sure(8, STABLE, 90_000, 0.5), sure(8, CANARY, 5_000, 0.9))
     equal = said(watch, *before, sure(9, STABLE, 9_000, 0.81), sure(9, CANARY, 3_000, 0.80))
     assert (equal.raised, equal.samples, equal.other_samples) == (False, 3_000, 9_000)
-    assert equal.text.startswith("mean largest probability 0.8, the stable's 0.81; the difference is -0.0")
+    assert say(equal.why).startswith("mean largest probability 0.8, the stable's 0.81; the difference is -0.0")
     for mean in (0.6, 0.98):
         assert said(watch, sure(9, STABLE, 9_000, 0.8), sure(9, CANARY, 3_000, mean)).raised
     assert not said(watch, sure(9, STABLE, 90, 0.8), sure(9, CANARY, 30, 0.6)).raised
@@ -89,21 +90,21 @@ def test_at_full_traffic_the_last_comparison_stands() -> None:
 def test_no_evidence_says_whose_is_missing() -> None:
     """Without samples it is neither quiet nor an alarm."""
     nobody = said(Watch("confidence"))
-    assert (nobody.samples, nobody.raised, nobody.text) == (0, False, "no answer of the new version yet")
+    assert (nobody.samples, nobody.raised, say(nobody.why)) == (0, False, "no answer of the new version yet")
     half = said(Watch("confidence"), sure(9, CANARY, 50, 0.5))
-    assert (half.samples, half.text) == (0, "no answer of the previous version yet")
-    assert said(Watch("drift")).text == "no answer in label of the new version yet"
-    assert said(Watch("drift"), outputs=()).text == "no output can be counted in bins"
-    assert said(Watch("business"), metrics=(Metric("revenue"),)).text == "no value of revenue of the new version yet"
-    assert "no machine runs both versions in runner processes" in said(Watch("resources")).text
+    assert (half.samples, say(half.why)) == (0, "no answer of the previous version yet")
+    assert say(said(Watch("drift")).why) == "no answer in label of the new version yet"
+    assert say(said(Watch("drift"), outputs=()).why) == "no output can be counted in bins"
+    assert say(said(Watch("business"), metrics=(Metric("revenue"),)).why) == "no value of revenue of the new version yet"
+    assert "no machine runs both versions in runner processes" in say(said(Watch("resources")).why)
 
 
 def test_drift_needs_evidence_and_size() -> None:
     """A large shift of few answers is chance; a small one of many is real, and tolerated."""
     drifted = said(Watch("drift"), binned(9, STABLE, 7_000, 2_000), binned(9, CANARY, 1_500, 1_500))
     assert (drifted.raised, drifted.samples, drifted.other_samples) == (True, 3_000, 9_000)
-    assert drifted.text.startswith("label: 27.8% of answers differ, 10.0% are tolerated; E 5.37e+168")
-    assert drifted.text.endswith("of 100; most of it 'early': -27.8%")
+    assert say(drifted.why).startswith("label: 27.8% of answers differ, 10.0% are tolerated; E 5.37e+168")
+    assert say(drifted.why).endswith("of 100; most of it 'early': -27.8%")
     few = said(Watch("drift"), binned(9, STABLE, 70, 20), binned(9, CANARY, 3, 3))
     assert (few.raised, few.samples) == (False, 6)
     small = (binned(9, STABLE, 70_000, 20_000), binned(9, CANARY, 22_000, 8_000))
@@ -138,7 +139,7 @@ def test_in_a_sticky_rollout_each_step_is_judged_by_itself() -> None:
     assert said(Watch("drift"), *before, *step).samples == 272
     clear = said(Watch("drift"), binned(9, STABLE, 3_000, 900), binned(9, CANARY, 730, 490), sticky=sticky)
     assert clear.raised
-    assert " of 300;" in clear.text
+    assert " of 300;" in say(clear.why)
 
 
 def test_in_a_sticky_rollout_answers_are_shared_by_the_workers_that_count() -> None:
@@ -176,10 +177,10 @@ def test_the_worst_output_is_told() -> None:
             outputs=outputs,
         )
         assert alarm.raised
-        assert alarm.text.startswith("price: 40.0% of answers differ")
-        assert alarm.text.endswith(f"most of it {name}: +40.0%")
+        assert say(alarm.why).startswith("price: 40.0% of answers differ")
+        assert say(alarm.why).endswith(f"most of it {name}: +40.0%")
     other = said(Watch("drift"), binned(9, STABLE, 900, 900), binned(9, CANARY, 300, 300, 400))
-    assert other.text.endswith("most of it other values: +40.0%")
+    assert say(other.why).endswith("most of it other values: +40.0%")
 
 
 def test_memory_needs_a_ratio_and_a_size() -> None:
@@ -190,7 +191,7 @@ def test_memory_needs_a_ratio_and_a_size() -> None:
     assert (alarm.raised, alarm.samples, alarm.other_samples) == (False, 3, 1)
     large = said(watch, machines=[fine, Machine("gw-2", 1, 2 * stable, stable)])
     assert large.raised
-    assert large.text == "a process of the new version holds 400 MiB on gw-2, the stable's 200 MiB; tolerated is 1.5 times"
+    assert say(large.why) == "a process of the new version holds 400 MiB on gw-2, the stable's 200 MiB; tolerated is 1.5 times"
     assert not said(watch, machines=[Machine("gw-1", 1, 10 * MIB + LEAST_GROWTH_BYTES - 1, 10 * MIB)]).raised
     assert not said(Watch("resources", tolerance=3.0), machines=[Machine("gw-1", 1, 2 * stable, stable)]).raised
 
@@ -208,8 +209,8 @@ def test_business_values_are_an_alarm_on_the_worse_side_only() -> None:
     assert not said(watch, *counts, metrics=[revenue]).raised
     alarm = said(watch, *counts, metrics=[revenue, delay])
     assert (alarm.raised, alarm.samples, alarm.other_samples) == (True, 3_000, 9_000)
-    assert alarm.text.startswith("delay: mean 5, the stable's 3; the difference is +")
-    assert alarm.text.endswith(", so it is worse")
+    assert say(alarm.why).startswith("delay: mean 5, the stable's 3; the difference is +")
+    assert say(alarm.why).endswith(", so it is worse")
     worse = said(
         watch,
         MetricCount(9, "revenue", STABLE, 9_000, 27_000.0),
@@ -223,7 +224,7 @@ def test_business_values_are_an_alarm_on_the_worse_side_only() -> None:
         MetricCount(9, "revenue", CANARY, 3, 900.0),
         metrics=[revenue],
     )
-    assert (beyond.samples, beyond.text) == (0, "revenue: values outside its bounds 0 to 10 were reported")
+    assert (beyond.samples, say(beyond.why)) == (0, "revenue: values outside its bounds 0 to 10 were reported")
 
 
 @pytest.mark.parametrize(("lower", "raised"), [(0.0, 0), (0.15, 30)])

@@ -16,6 +16,7 @@ from roadworthy.rollout.plan import plan as plan_module
 from roadworthy.rollout.plan.counting import unbindable, uncounted
 from roadworthy.rollout.plan.plan import WAIT, Criterion, Plan, Stage, Watch, plan_from_document
 from roadworthy.rollout.plan.preflight import Facts, obstacles
+from roadworthy.rollout.words import say
 from roadworthy.schema.signature import Signature
 from roadworthy.signals.discovery import signal_or_missing
 from roadworthy.signals.signal import BinSignal, Judge, OutcomeSignal, Signal, Use
@@ -39,7 +40,7 @@ def test_a_signal_is_counted_where_every_worker_says_so() -> None:
     assert dict(uncounted(plan, [worker("errors", "slow"), worker(earlier=True)])) == {}
     found = dict(uncounted(plan, [worker("errors"), worker(earlier=True)]))
     assert list(found) == ["slow"]
-    assert found["slow"].startswith("1 of 2 workers do not count it")
+    assert say(found["slow"]).startswith("1 of 2 workers do not count it")
     assert dict(uncounted(plan, [])) == {}
 
 
@@ -63,7 +64,7 @@ def test_a_signal_says_where_it_cannot_be_measured(monkeypatch: pytest.MonkeyPat
     """Or breaks, which is the same for the plan."""
     monkeypatch.setattr(counting, "signal_or_missing", lambda _name: Picky(error))
     plan = Plan("canary", (), criteria=(Criterion("picky"),))
-    assert dict(unbindable(plan, NOTHING, None)) == {"picky": why}
+    assert [(name, say(found)) for name, found in unbindable(plan, NOTHING, None)] == [("picky", why)]
     monkeypatch.setattr(counting, "signal_or_missing", signal_or_missing)
     assert dict(unbindable(Plan("canary", (), criteria=(Criterion("slow"),)), NOTHING, None)) == {}
 
@@ -163,7 +164,7 @@ def test_a_criterion_that_raises_holds_and_the_others_act() -> None:
         )
         verdict = judge(plan, Scope((Segment(2, 5_000),), 2, 0, 100), Evidence().merged("g", RolloutCounts("r", samples)))
         assert verdict.outcome == outcome
-        found = {each.signal: (each.outcome, each.code, each.text) for each in verdict.findings}["broken"]
+        found = {each.signal: (each.outcome, each.code, say(each.why)) for each in verdict.findings}["broken"]
         text = "broken: its plug-in raised ZeroDivisionError: (1.0, 1.5)"
         assert found == (HOLD, "signal-not-measurable", text)
 
@@ -178,11 +179,11 @@ def test_a_watched_signal_that_raises(planted: dict[str, Signal], on_alarm: str)
     state = State("r", phase=STEPPING, weight=5_000, generation=1, segments=(Segment(1, 5_000),), step_from=1)
     look = alerts.Look(plan, state, evidence, ())
     (alarm,) = alerts.signal_alerts(look)
-    assert alarm.text.endswith("; most of it bin 5: +100.0%")
+    assert say(alarm.why).endswith("; most of it bin 5: +100.0%")
     planted["sign"].bins = None  # type: ignore[attr-defined]  # the fault under test
     (alarm,) = alerts.signal_alerts(look)
     assert (alarm.raised, alarm.samples) == (True, 0)
-    assert alarm.text.startswith("its plug-in raised TypeError: ")
+    assert say(alarm.why).startswith("its plug-in raised TypeError: ")
     seen = Observation(Moment("b", 0.0), 1, 1, READY, alerts=(alarm,))
     done = advance(plan, state, seen, evidence)
     expected = {"hold": "signal-not-measurable", "alert": "alarm-sign"}[on_alarm]

@@ -16,6 +16,7 @@ from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import DEPLOYMENT
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.words import say
 from roadworthy.store.connection import Connection
 from roadworthy.store.engine import open_database, run_migrations
 
@@ -94,7 +95,7 @@ def test_versions_on_their_way_in_an_older_store_become_deployments(tmp_path: Pa
         assert (opened.running, opened.canary_digest, opened.asked_revision, opened.started_by) == (True, "digest-2", 7, "key-1")
         assert (opened.deployment, opened.plan, opened.started_at_us) == (True, DEPLOYMENT, 5_000)
         assert (behind.waiting, rollouts.find_running(connection, "behind")) == (True, running)
-        assert (failed.ended_at_us, failed.state.code, failed.state.text) == (9, "proof-failed", "answers differ")
+        assert (failed.ended_at_us, failed.state.code, say(failed.state.why)) == (9, "proof-failed", "answers differ")
         assert (failed.state.ends_as, failed.state.generation) == (NOT_STARTED, 4)
         assert rollouts.evidence_of(connection, opened.id) == Evidence()
     database.close()

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from roadworthy.contract.evidence import CANARY, STABLE, PairCount, RolloutCounts, VariantCount
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING, command
-from roadworthy.rollout.decide.machine import LOAD_ATTEMPTS, RELOADS, STALE_LOOKS, Baseline, advance, begin
+from roadworthy.rollout.decide.machine import LOAD_ATTEMPTS, RELOADS, STALE_LOOKS, Baseline, advance, begin, retreating, retreats
 from roadworthy.rollout.decide.state import (
     FAILED,
     FINISHED,
@@ -36,6 +36,7 @@ from roadworthy.rollout.decide.state import (
 )
 from roadworthy.rollout.evidence.counts import Evidence, evidence_from_document
 from roadworthy.rollout.plan.plan import DEPLOYMENT, END, WAIT, Criterion, Plan, Stage, Watch
+from roadworthy.rollout.words import say
 
 ERRORS = Criterion("errors", limit=0.05)
 CANARY_PLAN = Plan(
@@ -138,7 +139,7 @@ def test_c6_a_slow_canary_goes_back() -> None:
     world.traffic((6, 6), (110, 5), "slow")
     world.look(1)
     assert (world.state.phase, world.state.ends_as, world.state.code) == (RETURNING, "rolled-back", "worse")
-    assert world.state.text.startswith("slow:")
+    assert say(world.state.why).startswith("slow:")
 
 
 def test_e4_a_shared_outage_holds() -> None:
@@ -163,7 +164,7 @@ def test_e5_without_traffic_it_holds_and_goes_back_at_the_deadline() -> None:
     world.look()
     assert (world.outcome, world.splits) == ("inconclusive", [(500, 0), (0, 0)])
     assert world.alerts == ["inconclusive"]
-    assert world.state.text == (
+    assert say(world.state.why) == (
         "no decision before the deadline; missing in step 1: errors: no samples yet; the step needs 100; step 2 of 3"
     )
     world = stepping(replace(CANARY_PLAN, at_deadline="hold"))
@@ -182,13 +183,13 @@ def test_a_shared_outage_at_the_deadline_accuses_nobody() -> None:
     world.look(3_600)
     world.look(1)
     assert (world.outcome, world.state.code, world.alerts) == ("inconclusive", "inconclusive", ["inconclusive"])
-    assert "but so are 4,750 of 9,500 (0.5) of the stable's: both versions suffer" in world.state.text
+    assert "but so are 4,750 of 9,500 (0.5) of the stable's: both versions suffer" in say(world.state.why)
     unlimited = replace(CANARY_PLAN, criteria=(Criterion("errors"),))
     world = stepping(unlimited)
     world.traffic((100, 50), (1_900, 950))
     world.look(3_600)
     assert world.state.ends_as == "inconclusive"
-    assert "errors: 50 bad of 100 in this step, the stable's 950 of 1,900: not shown to be well" in world.state.text
+    assert "errors: 50 bad of 100 in this step, the stable's 950 of 1,900: not shown to be well" in say(world.state.why)
 
 
 def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
@@ -199,8 +200,8 @@ def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
     world.traffic((200, 0), (3_800, 0))
     world.traffic((200, 12), (3_800, 190), "slow")
     world.look(50, fresh=False)
-    world.look(50, fresh=True, alerts=(SignalAlert("drift", 200, raised=True, text="label: 20.0% of answers differ"),))
-    text = world.state.text
+    world.look(50, fresh=True, alerts=(SignalAlert("drift", 200, raised=True, why="label: 20.0% of answers differ"),))
+    text = say(world.state.why)
     assert "errors:" not in text, "that criterion has passed"
     for part in (
         "slow: 12 bad of 200 in this step, the stable's 190 of 3,800: not shown to be well. Its rate is at most 0.12, and",
@@ -214,13 +215,13 @@ def test_what_is_missing_at_the_deadline_is_told_whatever_it_is() -> None:
     world.traffic((200, 0), (3_800, 0))
     world.look(20)
     world.look(80)
-    assert world.state.text.endswith("missing in step 1: step 2 of 2, which needs approval")
+    assert say(world.state.why).endswith("missing in step 1: step 2 of 2, which needs approval")
     person = Plan("ab", (Stage(5_000, hold_s=10.0),), WAIT, criteria=(ERRORS,), deadline_s=100.0)
     world = stepping(person)
     world.traffic((200, 0), (200, 0))
     world.look(20)
     world.look(80)
-    assert world.state.text.endswith("missing in step 1: a person's decision")
+    assert say(world.state.why).endswith("missing in step 1: a person's decision")
 
 
 def test_an_outage_that_goes_on_without_the_canary_is_not_its_own() -> None:
@@ -237,7 +238,7 @@ def test_an_outage_that_goes_on_without_the_canary_is_not_its_own() -> None:
         assert world.state.withdrawn == "over-limit", "nothing comes back by itself"
         world.look(100)
         assert world.state.ends_as == outcome
-        shared = "but so are 350 of 500 (0.7) of the stable's: both versions suffer" in world.state.text
+        shared = "but so are 350 of 500 (0.7) of the stable's: both versions suffer" in say(world.state.why)
         assert shared is (outcome == "inconclusive")
 
 
@@ -252,7 +253,7 @@ def test_a_canary_whose_share_was_taken_is_not_inconclusive_at_the_deadline() ->
         for _ in range(3):
             world.look(50)
         assert world.state.code == "deadline"
-        assert world.state.text.startswith("no person decided before the deadline: errors: 30 of 40 (0.75) of the canary's")
+        assert say(world.state.why).startswith("no person decided before the deadline: errors: 30 of 40 (0.75) of the canary's")
         assert (world.state.phase in (phase, FINISHED), world.state.ends_as) == (
             True,
             "rolled-back" if phase == RETURNING else None,
@@ -287,7 +288,7 @@ def test_e7_a_version_that_cannot_be_loaded_never_gets_traffic() -> None:
     assert len(retries) == LOAD_ATTEMPTS - 1
     assert retries[1] - retries[0] > RELOADS.delay(1) - 1
     assert (world.outcome, world.splits, world.alerts) == ("not-started", [], ["load-failed"])
-    assert "out of memory" in world.state.text
+    assert "out of memory" in say(world.state.why)
 
 
 def test_e7_crashes_while_serving_go_back() -> None:
@@ -477,7 +478,7 @@ def test_watches_hold_or_only_tell() -> None:
     world = stepping(replace(CANARY_PLAN, watches=watches))
     world.traffic((120, 0), (1_000, 0))
     world.look(61)
-    assert (world.state.code, world.state.text) == ("no-evidence", "drift: no measurement yet")
+    assert (world.state.code, say(world.state.why)) == ("no-evidence", "drift: no measurement yet")
     drift = SignalAlert("drift", 800, True, "labels moved by 0.3")
     world.look(1, alerts=(drift, SignalAlert("confidence", 50, True, "lower")))
     world.look(1)
@@ -606,4 +607,17 @@ def test_a_deployment_ends_with_its_first_failure() -> None:
     """With the worker's code and reason; it is not loaded again."""
     world = World(DEPLOYMENT)
     assert world.look(canary=FAILED, code="proof-failed", reason="answers differ").actions == (Finish("not-started"),)
-    assert (world.state.phase, world.state.code, world.state.text) == (FINISHED, "proof-failed", "answers differ")
+    assert (world.state.phase, world.state.code, say(world.state.why)) == (FINISHED, "proof-failed", "answers differ")
+
+
+def test_a_retreat_is_a_deployment_that_keeps_its_reason() -> None:
+    """It begins only if the previous version can answer at once, and never while a canary has all traffic."""
+    world = World(DEPLOYMENT)
+    assert retreats(None, READY)
+    assert retreats(replace(world.state, weight=5_000), READY)
+    assert not retreats(replace(world.state, weight=10_000), READY)
+    assert not retreats(None, LOADING)
+    world.state = retreating(world.state, "line:2", "it crashed 3 times")
+    assert world.look(canary=READY).actions == (Finish("promoted"),)
+    told = (world.state.ends_as, world.state.code, say(world.state.why))
+    assert told == ("promoted", "serving-quarantined", "line:2 is in quarantine: it crashed 3 times")

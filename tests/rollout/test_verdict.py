@@ -12,6 +12,7 @@ from roadworthy.contract.evidence import CANARY, DRAWN, STABLE, BadUnit, PairCou
 from roadworthy.rollout.decide.verdict import FAIL, HOLD, PASS, Finding, Scope, Segment, judge
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.plan import Criterion, Plan, Stage, Sticky
+from roadworthy.rollout.words import say
 from roadworthy.statistics.e_process import log_e, log_e_over
 from roadworthy.statistics.intervals import upper_sequence
 
@@ -43,7 +44,7 @@ def finding(criterion: Criterion, evidence: Evidence, where: Scope | None = None
     """The only criterion's finding, which is the rollout's."""
     verdict = judge(plan(criterion, sticky=sticky), where or scope(LIVE), evidence)
     (found,) = verdict.findings
-    assert (verdict.outcome, verdict.code, verdict.text) == (found.outcome, found.code, found.text)
+    assert (verdict.outcome, verdict.code, say(verdict.why)) == (found.outcome, found.code, say(found.why))
     return found
 
 
@@ -55,8 +56,8 @@ def test_a_canary_that_fails_everything_is_out_after_three() -> None:
     assert found.threshold == pytest.approx(math.log(100))
     assert found.p == pytest.approx(1 / 277.75)
     assert (found.samples, found.bad, found.other_samples, found.other_bad) == (3, 3, 27, 0)
-    assert "canary 3 of 3 (1), stable 0 of 27 (0)" in found.text
-    assert "once in 278 rollouts" in found.text
+    assert "canary 3 of 3 (1), stable 0 of 27 (0)" in say(found.why)
+    assert "once in 278 rollouts" in say(found.why)
     assert finding(Criterion("errors"), counted((2, 2), (18, 0))).code == "suspicious"
 
 
@@ -73,7 +74,7 @@ def test_enough_clean_requests_pass_by_the_bound() -> None:
     assert (found.outcome, found.code) == (PASS, "enough")
     assert found.shown is not None
     assert found.shown.upper == upper_sequence(0, 300, 0.05)
-    assert found.text == "errors: 0 bad of 300 in this step; its rate is at most 0.0149 at every look, below 0.05"
+    assert say(found.why) == "errors: 0 bad of 300 in this step; its rate is at most 0.0149 at every look, below 0.05"
 
 
 def test_a_count_is_not_enough() -> None:
@@ -82,8 +83,8 @@ def test_a_count_is_not_enough() -> None:
     criterion = Criterion("errors", limit=0.05)
     found = finding(criterion, counted((100, 4), (900, 36)))
     assert (found.outcome, found.code) == (HOLD, "not-shown")
-    assert "4 bad of 100 in this step, the stable's 36 of 900" in found.text
-    assert "must be shown to be below 0.05, or: E " in found.text
+    assert "4 bad of 100 in this step, the stable's 36 of 900" in say(found.why)
+    assert "must be shown to be below 0.05, or: E " in say(found.why)
     assert finding(criterion, counted((2_000, 40), (18_000, 360))).code == "enough"
     many = counted((20_000, 2_000), (180_000, 18_000))
     assert finding(Criterion("errors", limit=0.3), many).code == "enough"
@@ -157,7 +158,7 @@ def test_a_canary_that_is_shown_not_worse_passes_with_its_count_only() -> None:
     """By the mirrored test, where its own rate is too high for the bound; not before the step has its minimum of samples."""
     found = finding(Criterion("errors"), counted((100, 10), (900, 400)))
     assert (found.outcome, found.code) == (PASS, "shown-better")
-    assert found.text.endswith("10 bad of 100 in this step; shown to be below 1.5 times the stable's rate")
+    assert say(found.why).endswith("10 bad of 100 in this step; shown to be below 1.5 times the stable's rate")
     assert finding(Criterion("errors"), counted((90, 0), (810, 60))).code == "too-little-evidence"
 
 
@@ -202,9 +203,8 @@ def test_slow_tolerates_some() -> None:
     evidence = counted((100_000, 6_000), (900_000, 45_000), "slow")
     assert finding(Criterion("slow", ratio=1.25), evidence).outcome == PASS
     assert finding(Criterion("slow", ratio=1.0), evidence).outcome == FAIL
-    assert (
-        "a version with 1.25 times the stable's rate"
-        in finding(Criterion("slow", ratio=1.25), counted((100, 40), (900, 45), "slow")).text
+    assert "a version with 1.25 times the stable's rate" in say(
+        finding(Criterion("slow", ratio=1.25), counted((100, 40), (900, 45), "slow")).why
     )
 
 
@@ -260,8 +260,8 @@ def test_shares_that_are_not_as_set_hold_whatever_the_evidence_says() -> None:
         for canary, stable in ((320, 1_680), (100, 1_900)):
             found = finding(Criterion("errors"), evidence.merged("b/1", drawn(canary, stable)))
             assert (found.outcome, found.code) == (HOLD, "share-not-as-set")
-            assert f"got {canary} of 2,000 (" in found.text
-            assert "where 0.1 was set" in found.text
+            assert f"got {canary} of 2,000 (" in say(found.why)
+            assert "where 0.1 was set" in say(found.why)
     assert judge(plan(), scope(LIVE), clean.merged("b/1", drawn(320, 1_680))).code == "share-not-as-set"
 
 
@@ -290,7 +290,7 @@ def test_sticky_rollouts_count_users() -> None:
         finding(Criterion("errors"), one.merged("b/1", RolloutCounts("r", overflow=True)), sticky=True).code == "too-many-units"
     )
     many = one.merged("b/1", RolloutCounts("r", units=tuple(BadUnit(5, "errors", CANARY, f"u{number}") for number in range(9))))
-    assert "canary 10 users, stable 1 users" in finding(Criterion("errors"), many, sticky=True).text
+    assert "canary 10 users, stable 1 users" in say(finding(Criterion("errors"), many, sticky=True).why)
 
 
 def test_the_worst_criterion_speaks_for_all() -> None:
@@ -304,7 +304,7 @@ def test_the_worst_criterion_speaks_for_all() -> None:
     assert (verdict.outcome, verdict.code, verdict.withdraw) == (HOLD, "over-limit", True)
     verdict = judge(whole, scope(LIVE), over.merged("b/1", slow))
     assert (verdict.outcome, verdict.code) == (FAIL, "worse")
-    assert verdict.text.startswith("slow:")
+    assert say(verdict.why).startswith("slow:")
     assert {each.signal: each.outcome for each in verdict.findings} == {
         "slow": FAIL,
         "errors": HOLD,

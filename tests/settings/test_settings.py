@@ -92,6 +92,19 @@ def test_a_file_that_cannot_be_read_is_a_fault(home: Path) -> None:
         read(home, ROADWORTHY_CONFIG=str(home / "missing.toml"))
 
 
+def test_an_empty_variable_of_an_optional_setting_is_not_set(home: Path) -> None:
+    """As docker compose and systemd pass it: the file's value or the default holds. A setting that needs a value refuses it."""
+    (home / "roadworthy.toml").write_text('[client]\nkey = "rw_file"\n')
+    empty = dict.fromkeys(
+        ("ROADWORTHY_KEY", "ROADWORTHY_CONTROL_DATABASE_URL", "ROADWORTHY_GATEWAY_WORKERS", "ROADWORTHY_CONFIG"), ""
+    )
+    found = read(home, **empty)
+    assert (found.client.key, found.control.database_url, found.gateway.workers) == ("rw_file", None, None)
+    assert found.origin("control.database_url") == "default"
+    with pytest.raises(SettingsError, match=r"gateway\.host \(ROADWORTHY_GATEWAY_HOST\): must not be empty"):
+        read(home, ROADWORTHY_GATEWAY_HOST="")
+
+
 def test_unknown_variables_are_shown_and_harmless(home: Path) -> None:
     """An unknown ROADWORTHY_ variable is no fault, since orchestrators set such, and `config show` lists it."""
     assert read(home, ROADWORTHY_SERVICE_HOST="10.0.0.1").unknown == ("ROADWORTHY_SERVICE_HOST",)

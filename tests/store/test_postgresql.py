@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import event
 
 from roadworthy.access.principal import Principal
 from roadworthy.contract.api.endpoints import Predictions, Unreadable
@@ -90,6 +91,26 @@ def test_the_schema_and_the_verbs_on_postgresql(url: str, tmp_path: Path) -> Non
     assert [key.id for key in keys.list_all(second, "").items] == ["key-first"]
     assert telemetry.status(second, "1").gateways[0].id == "gw-1"
     second.database.close()
+
+
+def test_rollouts_are_found_by_partial_indexes(url: str, tmp_path: Path) -> None:
+    """As on SQLite: no list passes over deployments, and the look for open ones over none that ended."""
+    both, plans = context(url, tmp_path), list[str]()
+
+    def explain(connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            plans.append(" ".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", given)))
+
+    with both.database.begin() as connection:
+        connection.everywhere.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        event.listen(connection.everywhere.engine, "before_cursor_execute", explain)
+        rollouts.last_deployment(connection, "line")
+        rollouts.list_last(connection, "line", 20, None)
+        rollouts.list_last(connection, None, 20, None)
+        rollouts.list_open(connection)
+    both.database.close()
+    names = ("ix_rollouts_deployed_on", "ix_rollouts_measured_on", "ix_rollouts_measured", "ix_rollouts_open")
+    assert all(f"{name} on rollouts" in plan for name, plan in zip(names, plans[-4:], strict=True)), plans
 
 
 ME, YOU = (Principal(who, who, "admin", frozenset()) for who in ("me", "you"))

@@ -63,7 +63,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # the server raises the signal again after it has stopped
         signal.signal(number, lambda _number, _frame: setattr(server[0], "should_exit", True))
     watch_parent(lambda: setattr(server[0], "should_exit", True))
-    log.info("control-plane-starts", revision=context.publisher.edition.snapshot.revision)
+    log.info("control-plane-starts", projects=[each.database.project for each in context.readable()])
     server[0].run(sockets=[listener])
     dispatcher.stop()
     controllers.stop()

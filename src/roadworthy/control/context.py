@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import structlog
 from sqlalchemy import ColumnElement, update
 
 from roadworthy.access.principal import Principal
@@ -32,7 +31,6 @@ NOTED = 0
 """The status of an idempotency key whose request has had its effect, until its reply is kept."""
 asked_with: ContextVar[str | None] = ContextVar("asked_with", default=None)
 """The id of the idempotency key of the request that is being carried out, if it has one."""
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ class ControlContext:
     under_way: set[str] = field(default_factory=set)
     """Ids of the idempotency keys of requests that are being carried out."""
     projects: dict[str, ControlContext] = field(default_factory=dict)
-    """The contexts of all known projects by name, this one's too; shared by them."""
+    """The contexts of all known projects by name, this one's too; shared by them. `readable` leaves out broken ones."""
 
     def __post_init__(self) -> None:
         self.projects[self.database.project] = self
@@ -145,8 +143,8 @@ class ControlContext:
         return None
 
     def find_projects(self) -> list[ControlContext]:
-        """The contexts of all projects in the store, after making those that are new. A project that cannot be read is left out
-        until it can be; the log has why, once.
+        """The contexts of all projects in the store that can be read, after making those that are new. Requests of the others
+        are refused, and the log has why.
 
         Raises:
             Unavailable: the codes of `Database.begin`.
@@ -154,9 +152,7 @@ class ControlContext:
         with self.database.begin() as connection:
             names = list_projects(connection)
         for name in names:
-            if name in self.projects:
-                continue
-            try:
+            if name not in self.projects:
                 own = self.database.of(name)
                 parts: dict[str, Any] = {
                     "publisher": self.publisher.of(own),
@@ -165,10 +161,13 @@ class ControlContext:
                     "under_way": set(),
                 }
                 replace(self, database=own, **parts)
-            except Exception as error:  # noqa: BLE001  (a fault of one project must not hide the others; the log has it)
-                if self.reported.first(("project-cannot-be-read", name, str(error))):
-                    _log.error("project-cannot-be-read", project=name, exc_info=error)
-        return list(self.projects.values())
+            elif not self.projects[name].publisher.readable:
+                self.projects[name].publisher.refresh()
+        return self.readable()
+
+    def readable(self) -> list[ControlContext]:
+        """The contexts of all known projects that can be read."""
+        return [each for each in tuple(self.projects.values()) if each.publisher.readable]
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:

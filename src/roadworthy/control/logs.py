@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import structlog
 
+from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.log_stream import LogStream
 
 _STANDARD_ERROR = 2
@@ -33,6 +36,19 @@ def configure_logs(level: str, descriptor: int = _STANDARD_ERROR) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(number, logging.WARNING), stream=stream, format='{"event": "%(message)s"}')
+
+
+@contextmanager
+def failures_logged(event: str, **facts: Any) -> Iterator[None]:
+    """Log an error of the block as `event` instead of raising it: a known one by its code, any other with its traceback. For
+    threads that must outlive a failed attempt, and try again."""
+    log = structlog.get_logger()
+    try:
+        yield
+    except RoadworthyError as error:
+        log.warning(event, **facts, code=error.code, message=error.message)
+    except Exception:
+        log.exception(event, **facts)
 
 
 def lines_dropped() -> int:

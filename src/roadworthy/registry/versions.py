@@ -64,12 +64,16 @@ def get(connection: Connection, reference: VersionReference) -> Version:
     """
     row = connection.execute(select(versions).where(_is(reference))).first()
     if row is None:
-        raise NotFound(
-            f"no such version: {reference}",
-            code="unknown-version",
-            hint="`roadworthy version list` lists the models and versions",
-        )
+        raise _unknown(reference)
     return _version(row)
+
+
+def _unknown(reference: VersionReference) -> NotFound:
+    return NotFound(
+        f"no such version: {reference}",
+        code="unknown-version",
+        hint="`roadworthy version list` lists the models and versions",
+    )
 
 
 def digest_of(connection: Connection, version: str) -> str:
@@ -78,7 +82,11 @@ def digest_of(connection: Connection, version: str) -> str:
     Raises:
         NotFound: "unknown-version".
     """
-    return get(connection, VersionReference.parse(version)).digest
+    reference = VersionReference.parse(version)
+    found = connection.execute(select(versions.c.digest).where(_is(reference))).scalar()
+    if found is None:
+        raise _unknown(reference)
+    return str(found)
 
 
 def find_digest(connection: Connection, digest: str, model: str | None = None) -> Version | None:

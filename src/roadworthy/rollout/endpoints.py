@@ -40,9 +40,9 @@ class Endpoint:
         """The endpoint after a change by `actor`, in the next generation."""
         return replace(self, generation=self.generation + 1, changed_at_us=now_us, changed_by=actor, **what)
 
-    def switched(self, version: str) -> Endpoint:
-        """The endpoint after the switch to `version`."""
-        before = self.current if self.current != version else self.previous
+    def switched(self, version: str, *, retreat: bool = False) -> Endpoint:
+        """The endpoint after the switch to `version`. After a retreat there is no previous version: no one may go back to it."""
+        before = None if retreat else self.current if self.current != version else self.previous
         return replace(self, generation=self.generation + 1, current=version, previous=before)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, Select, insert, literal_column, select, update
 
 from roadworthy.contract.evidence import RolloutCounts
 from roadworthy.foundation.errors import Conflict, NotFound
@@ -25,13 +25,17 @@ from roadworthy.store.connection import Connection
 from roadworthy.store.rows import columns_of, read_row
 from roadworthy.store.tables import rollouts
 
+CONTROLLER = "controller"
+"""Who started or decided what no person did."""
 _ids = PredictionIds()
 _json = msgspec.json.decode
 _decode_verdict = msgspec.json.Decoder(Verdict).decode
 _decode_revisions = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
-_COLUMNS = [column for column in rollouts.c if column.name != "evidence"]
+_ROLLOUTS = select(*(column for column in rollouts.c if column.name != "evidence"))
+"""What every query of rollouts begins with, built once: building it costs more than running it."""
 _DOCUMENTS = ("plan", "state", "verdict", "revisions")
-_MEASURED = rollouts.c.stable != ""
+_MEASURED = rollouts.c.stable != literal_column("''")
+"""A rollout that is no deployment. Written out: partial indexes do not fit a parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,31 +154,33 @@ def evidence_of(connection: Connection, rollout_id: str) -> Evidence:
 
 def find_running(connection: Connection, endpoint: str) -> Rollout | None:
     """The endpoint's running rollout or deployment, or None."""
-    return _first(connection, select(*_COLUMNS).where(rollouts.c.running_on == endpoint))
+    return _first(connection, _ROLLOUTS.where(rollouts.c.running_on == endpoint))
 
 
 def find_measured(connection: Connection, endpoint: str) -> Rollout | None:
     """The endpoint's running rollout, or None if it has only a deployment or nothing."""
-    return _first(connection, select(*_COLUMNS).where(rollouts.c.running_on == endpoint, _MEASURED))
+    return _first(connection, _ROLLOUTS.where(rollouts.c.running_on == endpoint, _MEASURED))
 
 
 def find_waiting(connection: Connection, endpoint: str) -> Rollout | None:
     """The rollout or deployment that begins when the running one ends, or None."""
-    return _first(connection, select(*_COLUMNS).where(rollouts.c.waiting_on == endpoint))
+    return _first(connection, _ROLLOUTS.where(rollouts.c.waiting_on == endpoint))
 
 
-def last_deployment(connection: Connection, endpoint: str) -> Rollout | None:
-    """The endpoint's open deployment, or else the newest one, or None."""
-    for each in (find_waiting(connection, endpoint), find_running(connection, endpoint)):
-        if each is not None and each.deployment:
+def last_deployment(connection: Connection, endpoint: str, opened: Iterable[Rollout] | None = None) -> Rollout | None:
+    """The endpoint's open deployment, or else the newest one that a person ordered, or None. `opened`: what `list_open` found."""
+    for each in list_open(connection, endpoint) if opened is None else opened:
+        if each.endpoint == endpoint and each.deployment:
             return each
-    query = select(*_COLUMNS).where(rollouts.c.endpoint == endpoint, rollouts.c.stable == "")
+    query = _ROLLOUTS.where(rollouts.c.endpoint == endpoint, ~_MEASURED, rollouts.c.started_by != CONTROLLER)
     return _first(connection, query.order_by(rollouts.c.id.desc()).limit(1))
 
 
-def find_pending(connection: Connection, endpoint: str, generation: int) -> Rollout | None:
+def find_pending(
+    connection: Connection, endpoint: str, generation: int, opened: Iterable[Rollout] | None = None
+) -> Rollout | None:
     """The endpoint's deployment that has not ended, or that failed, if the endpoint has not changed since this generation."""
-    last = last_deployment(connection, endpoint)
+    last = last_deployment(connection, endpoint, opened)
     if last is None or last.ended_at_us is None:
         return last
     return last if last.state.ends_as == NOT_STARTED and last.state.generation == generation else None
@@ -186,7 +192,7 @@ def get(connection: Connection, endpoint: str, rollout_id: str) -> Rollout:
     Raises:
         NotFound: "unknown-rollout".
     """
-    query = select(*_COLUMNS).where(rollouts.c.id == rollout_id, rollouts.c.endpoint == endpoint, _MEASURED)
+    query = _ROLLOUTS.where(rollouts.c.id == rollout_id, rollouts.c.endpoint == endpoint, _MEASURED)
     found = _first(connection, query)
     if found is None:
         raise NotFound(
@@ -197,16 +203,17 @@ def get(connection: Connection, endpoint: str, rollout_id: str) -> Rollout:
     return found
 
 
-def list_open(connection: Connection) -> list[Rollout]:
-    """Every running or waiting rollout and deployment, sorted by endpoint; the running one first."""
-    found = connection.execute(select(*_COLUMNS).where(rollouts.c.ended_at_us.is_(None)))
-    return sorted(map(_rollout, found), key=lambda each: (each.endpoint, each.waiting))
+def list_open(connection: Connection, endpoint: str | None = None) -> list[Rollout]:
+    """Every running or waiting rollout and deployment, of one endpoint or all, sorted by endpoint; the running one first."""
+    query = _ROLLOUTS.where(rollouts.c.ended_at_us.is_(None))
+    found = query if endpoint is None else query.where(rollouts.c.endpoint == endpoint)
+    return sorted(map(_rollout, connection.execute(found)), key=lambda each: (each.endpoint, each.waiting))
 
 
 def list_last(connection: Connection, endpoint: str | None, last: int, before: str | None) -> list[Rollout]:
     """The `last` newest rollouts, newest first, with ids smaller than `before`; of all endpoints when `endpoint` is None. None of
     them is a deployment."""
-    query = select(*_COLUMNS).where(_MEASURED).order_by(rollouts.c.id.desc()).limit(last)
+    query = _ROLLOUTS.where(_MEASURED).order_by(rollouts.c.id.desc()).limit(last)
     if endpoint is not None:
         query = query.where(rollouts.c.endpoint == endpoint)
     if before:

@@ -44,11 +44,6 @@ def counted_here() -> tuple[str, ...]:
     return tuple(sorted(signal.name for signal in signals() if isinstance(signal, COUNTED)))
 
 
-def plugin_raised(error: Exception) -> str:
-    """Why a signal that raised this error cannot be measured."""
-    return f"its plug-in raised {type(error).__name__}: {error}"[:500]
-
-
 class _Missing(Signal):
     interface = 1
     event = "unknown here"

@@ -25,10 +25,10 @@ from roadworthy.store.connection import Connection
 from roadworthy.store.postgresql import Lead
 from roadworthy.store.tables import PROJECT, stores
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest revision in migrations/versions; a test compares the two."""
 
-KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+KNOWN_REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 WAIT_S = 10.0
 """Longest wait of a transaction for a database that another process holds, in seconds."""
 _ALEMBIC = "alembic_version"

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 PROJECT = "default"
@@ -35,6 +36,11 @@ metadata = MetaData(
 
 def _project() -> Column[str]:
     return Column("project", String(64), primary_key=True)
+
+
+def _part(name: str, condition: str, *columns: str) -> Index:
+    """An index of the rows that meet the condition. A query uses it if it has the same condition without parameters."""
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 stores = Table(
@@ -186,7 +192,10 @@ rollouts = Table(
     Column("feedback_closed_us", BigInteger),
     UniqueConstraint("project", "running_on"),
     UniqueConstraint("project", "waiting_on"),
-    Index(None, "project", "endpoint", "id"),
+    _part("ix_rollouts_measured", "stable <> ''", "project", "id"),
+    _part("ix_rollouts_measured_on", "stable <> ''", "project", "endpoint", "id"),
+    _part("ix_rollouts_deployed_on", "stable = ''", "project", "endpoint", "id"),
+    _part("ix_rollouts_open", "ended_at_us IS NULL", "project", "endpoint"),
 )
 """Every rollout and deployment; a deployment's `stable` is empty. `running_on` and `waiting_on` name the endpoint while the
 rollout runs, or waits for the previous one to end: the database itself refuses a second one. `writes` counts changes of the row,

@@ -26,6 +26,7 @@ from roadworthy.rollout.decide.verdict import FAIL, PASS, Scope, Segment, judge
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import Plan
+from roadworthy.rollout.words import say
 from roadworthy.schema.batch import Batch, Layout
 from roadworthy.schema.rows import decode_rows
 from roadworthy.schema.signature import Signature
@@ -267,7 +268,7 @@ def _alarm(case: SignalCase, stable: Sequence[int], canary: Sequence[int]) -> bo
     evidence = Evidence().merged("gateway", RolloutCounts("r", bins=tuple(bins)))
     state = State("r", segments=(Segment(_GENERATION, FULL_SHARE // 2),), step_from=_GENERATION)
     (alert,) = signal_alerts(Look(case.plan(case.parameters), state, evidence, ()))
-    assert alert.samples, f"the counts are not seen: {alert.text}"
+    assert alert.samples, f"the counts are not seen: {say(alert.why)}"
     return alert.raised
 
 

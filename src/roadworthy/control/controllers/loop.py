@@ -5,25 +5,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
-
-import structlog
 
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
-from roadworthy.control.controllers.quarantine import any_kept_out, retreat
+from roadworthy.control.logs import failures_logged
 from roadworthy.control.resources import feedback, idempotency
 from roadworthy.control.resources.telemetry import trim_records
-from roadworthy.foundation.errors import RoadworthyError
-from roadworthy.monitoring import gateways
-from roadworthy.rollout import endpoints, rollouts
 
 _TICK_S = 1.0
 _TRIM_S = 60.0
 _REST_S = 0.2
 """Longest pause after a look. Without it, looks that follow each other leave no transaction to frames and verbs."""
-_log = structlog.get_logger()
+_FAILED = "controller-tick-failed"
 
 
 class Controllers:
@@ -53,34 +46,29 @@ class Controllers:
         while not self._stop.is_set():
             calls = wake.wait(_TICK_S)
             began = time.monotonic()
-            for context in tuple(self._context.projects.values()):
-                _attempt(partial(look, context))
+            for context in self._context.readable():
+                with failures_logged(_FAILED):
+                    look(context)
             wake.looked(calls)
             wake.rest(min(time.monotonic() - began, _REST_S))
         wake.end()
 
     def _follow(self) -> None:
         while not self._stop.wait(_TICK_S):
-            _attempt(self._context.database.lead.renew)
-            _attempt(self._context.find_projects)
-            for context in tuple(self._context.projects.values()):
-                _attempt(partial(_follow_others, context))
+            for act in (self._context.database.lead.renew, self._context.find_projects):
+                with failures_logged(_FAILED):
+                    act()
+            for context in self._context.readable():
+                with failures_logged(_FAILED):
+                    _follow_others(context)
 
     def _trim(self) -> None:
         while not self._stop.wait(_TRIM_S):
-            for context in tuple(self._context.projects.values()):
+            for context in self._context.readable():
                 if context.database.lead.held:
-                    _attempt(partial(trim_records, context))
-                    _attempt(partial(feedback.trim, context))
-
-
-def _attempt(act: Callable[[], object]) -> None:
-    try:
-        act()
-    except RoadworthyError as error:
-        _log.warning("controller-tick-failed", code=error.code, message=error.message)
-    except Exception:  # noqa: BLE001  (the loop must outlive any failure of one look; the log has it)
-        _log.exception("controller-tick-failed")
+                    for trim in (trim_records, feedback.trim):
+                        with failures_logged(_FAILED):
+                            trim(context)
 
 
 def _follow_others(context: ControlContext) -> None:
@@ -93,14 +81,6 @@ def _follow_others(context: ControlContext) -> None:
 def look(context: ControlContext) -> None:
     """Look once at every endpoint, rollout and deployment."""
     with context.lock:
-        with context.database.begin() as connection:
-            known = endpoints.list_all(connection)
-            found = gateways.list_live(connection, context.clock.now_us()) if known else []
-            running = {each.endpoint: each for each in rollouts.list_open(connection) if each.running}
-            suspects = known if any_kept_out(found) else []
-            moved = [retreat(context, connection, each, found, running.get(each.name)) for each in suspects]
-        if running:
-            moved.append(rollout_controller.drive(context))
-        if any(moved):
+        if rollout_controller.drive(context):
             context.publisher.refresh()
     context.stream.catch_up()

@@ -13,6 +13,7 @@ from roadworthy.rollout.decide.state import FAILED, LOADING, PREPARING, READY, M
 from roadworthy.rollout.decide.switch import Refuse, Switch, Wait, decide
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.facts import of_signal
 from roadworthy.rollout.plan.counting import uncounted
 from roadworthy.rollout.rollouts import Rollout
 
@@ -59,12 +60,12 @@ def observe(
         canary=FAILED if _between_attempts(rollout) else _STATES.get(type(canary), LOADING),
         stable=_STATES.get(type(stable), LOADING),
         code=getattr(canary, "code", ""),
-        reason=rollout.state.text if _between_attempts(rollout) else getattr(canary, "reason", ""),
+        reason=rollout.state.why if _between_attempts(rollout) else getattr(canary, "reason", ""),
         fresh=bool(found) and all(now_us - gateway.seen_at_us <= FRESH_US for gateway in found),
         breaker_open=any(state.breaker_open for state in states),
         uncounted=()
         if evidence is None
-        else tuple(f"{signal}: {why}" for signal, why in uncounted(rollout.plan, workers, evidence.failed)),
+        else tuple(of_signal(*found) for found in uncounted(rollout.plan, workers, evidence.failed)),
         alerts=() if evidence is None else signal_alerts(Look(rollout.plan, rollout.state, evidence, machines)),
     )
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from roadworthy.contract.api.rollouts import Finding, StepEvidence
 from roadworthy.contract.snapshot import FULL_SHARE
+from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers.observation import observe
 from roadworthy.foundation.errors import Conflict, Unavailable
@@ -33,8 +34,11 @@ from roadworthy.rollout.decide.passing import Shown
 from roadworthy.rollout.decide.state import (
     ABORTED,
     FINISHED,
+    LOADING,
     NOT_STARTED,
     PROMOTED,
+    READY,
+    RETREAT,
     RETURNING,
     SUPERSEDED,
     Advance,
@@ -45,15 +49,17 @@ from roadworthy.rollout.decide.state import (
     Retry,
     SetSplit,
 )
+from roadworthy.rollout.decide.switch import Switch, any_kept_out, decide, kept_out
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.facts import Why, fact
 from roadworthy.rollout.plan.plan import DEPLOYMENT, Plan
-from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.rollouts import CONTROLLER, Rollout
+from roadworthy.rollout.words import say
 from roadworthy.schema.signature import Signature
 from roadworthy.store.connection import Connection
 from roadworthy.store.engine import bump_revision, read_revision
 
-CONTROLLER = "controller"
 LOOK_FAILED = "look-failed"
 """The code of a rollout whose last look raised an error."""
 _log = structlog.get_logger()
@@ -69,44 +75,90 @@ class Look:
 
 
 def drive(context: ControlContext) -> bool:
-    """Look once at every running rollout and deployment; whether gateways need a new snapshot. The caller holds the write lock.
+    """Look once at every running rollout and deployment, and, while gateways have versions in quarantine, at every endpoint;
+    whether gateways need a new snapshot. The caller holds the write lock.
 
     Of several control planes on one database only the leader looks at rollouts: the time of a step is measured on one process's
     clock. A deployment has no clock."""
     leads = context.database.lead.held
     with context.database.begin() as connection:
+        suspects = endpoints.list_all(connection) if any_kept_out(_workers(context, connection)) else []
         running = [each for each in rollouts.list_open(connection) if each.running and (leads or each.deployment)]
-    moved = [_look(context, each) for each in running]
+    moved = [_look(context, each.name, None) for each in suspects]
+    moved += [_look(context, each.endpoint, each) for each in running]
     return any(moved)
 
 
-def _look(context: ControlContext, rollout: Rollout) -> bool:
-    """Look at one rollout; whether gateways need a new snapshot."""
+def _workers(context: ControlContext, connection: Connection) -> list[WorkerReport]:
+    return gateways.workers_of(gateways.list_live(connection, context.clock.now_us()))
+
+
+def _look(context: ControlContext, name: str, rollout: Rollout | None) -> bool:
+    """Look at an endpoint's rollout, or, with None, at its serving version; whether gateways need a new snapshot."""
     try:
         with context.database.begin() as connection:
-            return _drive_one(context, connection, rollout.endpoint)
+            return _retreat(context, connection, name) if rollout is None else _drive_one(context, connection, name)
     except Conflict as error:  # another process wrote first; the next look reads what it wrote
-        _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=error.code)
+        _log.info("rollout-look-was-late", endpoint=name, code=error.code)
     except (Unavailable, SQLAlchemyError):  # of the store, which all rollouts share
         raise
     except Exception as error:  # noqa: BLE001 - a fault of one rollout must stop neither the others nor telemetry
-        _log.error("rollout-look-failed", endpoint=rollout.endpoint, rollout=rollout.id, exc_info=error)
-        return _unjudged(context, rollout, error)
+        _log.error("rollout-look-failed", endpoint=name, rollout=rollout and rollout.id, exc_info=error)
+        return rollout is not None and _unjudged(context, rollout, error)
     return False
+
+
+def _retreat(context: ControlContext, connection: Connection, name: str) -> bool:
+    """Deploy the previous version if the serving one is in quarantine; whether gateways need a new snapshot.
+
+    A deployment that is on its way waits meanwhile and then goes on; one that failed is still shown. A rollout that loses its
+    stable in this way is over."""
+    endpoint = endpoints.get(connection, name)
+    reason, version = serving_kept_out(context, connection, endpoint), endpoint.previous
+    if reason is None or version is None or endpoint.current is None:
+        return False
+    previous = versions.get(connection, VersionReference.parse(version))
+    running = rollouts.find_running(connection, name)
+    ready = READY if isinstance(decide(previous.digest, _workers(context, connection)), Switch) else LOADING
+    if not machine.retreats(None if running is None else running.state, ready):
+        return False
+    failed = rollouts.find_pending(connection, name, endpoint.generation)
+    if running is not None and running.deployment:
+        rollouts.change(connection, replace(running, waiting=True))
+    elif running is not None:
+        why = fact("stable-quarantined", version=endpoint.current, reason=reason)
+        cancel(context, connection, running, CONTROLLER, why)
+    context.audit(connection, CONTROLLER, "rollback", name, version=version, left=endpoint.current, reason=say(reason))
+    ordered = order(context, connection, endpoint, previous, CONTROLLER)
+    rollouts.change(connection, replace(ordered, state=machine.retreating(ordered.state, endpoint.current, reason)))
+    if failed is not None and failed.ended_at_us is not None:
+        state = msgspec.structs.replace(failed.state, generation=endpoint.generation + 1)
+        rollouts.change(connection, replace(failed, state=state))
+    return _drive_one(context, connection, name)
+
+
+def serving_kept_out(context: ControlContext, connection: Connection, endpoint: Endpoint) -> Why | None:
+    """Why a live gateway has the serving version in quarantine, if one has. Reports from before the endpoint's last change do not
+    count: each change gives the version another chance."""
+    if endpoint.current is None:
+        return None
+    found = gateways.list_live(connection, context.clock.now_us())
+    lately = gateways.workers_of(gateway for gateway in found if gateway.seen_at_us > endpoint.changed_at_us)
+    return kept_out(versions.digest_of(connection, endpoint.current), lately)
 
 
 def _unjudged(context: ControlContext, rollout: Rollout, error: Exception) -> bool:
     """Go on without signals and verdict: traffic that goes back does so, and everything else holds and says why, once."""
     state = rollout.state
-    text = f"looking at the rollout raised {type(error).__name__}: {error}"[:500]
+    why = fact("look-failed", error=type(error).__name__, message=str(error)[:500])
     try:
         with context.database.begin() as connection:
             if state.phase == RETURNING:
                 return _drive_one(context, connection, rollout.endpoint, judged=False)
             if state.code != LOOK_FAILED:
-                held = replace(rollout, state=msgspec.structs.replace(state, code=LOOK_FAILED, text=text))
+                held = replace(rollout, state=msgspec.structs.replace(state, code=LOOK_FAILED, why=why))
                 rollouts.change(connection, held)
-                facts = {"rollout": rollout.id, "code": LOOK_FAILED, "text": text, **standing(rollout)}
+                facts = {"rollout": rollout.id, "code": LOOK_FAILED, "text": say(why), **standing(rollout)}
                 context.announce(connection, CONTROLLER, "rollout-alert", rollout.endpoint, **facts)
     except Conflict as late:
         _log.info("rollout-look-was-late", endpoint=rollout.endpoint, code=late.code)
@@ -179,9 +231,9 @@ def apply_command(context: ControlContext, connection: Connection, rollout: Roll
     return None
 
 
-def cancel(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, text: str) -> None:
+def cancel(context: ControlContext, connection: Connection, rollout: Rollout, actor: str, why: Why) -> None:
     """End a rollout because its endpoint or its stable is gone. The caller moves the traffic, if there is any."""
-    state = msgspec.structs.replace(rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, text=text, weight=0, shadow=0)
+    state = msgspec.structs.replace(rollout.state, phase=FINISHED, ends_as=ABORTED, code=ABORTED, why=why, weight=0, shadow=0)
     ended = replace(rollout, state=state, waiting=False, ended_at_us=context.clock.now_us(), decided_by=actor)
     rollouts.change(connection, ended)
     _tell_end(context, connection, ended, actor)
@@ -215,7 +267,7 @@ def findings(rollout: Rollout) -> list[Finding]:
             log_e_bound=round(each.threshold, 6),
             p=each.p,
             step=None if each.shown is None else _of_step(each.shown),
-            text=each.text,
+            text=say(each.why),
         )
         for each in found
     ]
@@ -240,7 +292,7 @@ def begin_waiting(context: ControlContext, connection: Connection, endpoint: End
     if waiting is None:
         return
     if not waiting.deployment and waiting.stable != endpoint.current:
-        cancel(context, connection, waiting, CONTROLLER, f"{endpoint.current} serves now instead of {waiting.stable}")
+        cancel(context, connection, waiting, CONTROLLER, fact("serves-instead", version=endpoint.current, stable=waiting.stable))
         return
     begun = replace(
         waiting,
@@ -281,7 +333,7 @@ def _carry_out(context: ControlContext, connection: Connection, look: Look, adva
             rollout = replace(rollout, asked_revision=revision)
             context.audit(connection, actor, "rollout-retry", endpoint.name, rollout=rollout.id, attempt=action.attempt)
         elif isinstance(action, Alert):
-            facts = {"rollout": rollout.id, "code": action.code, "text": action.text, **standing(rollout)}
+            facts = {"rollout": rollout.id, "code": action.code, "text": say(action.why), **standing(rollout)}
             context.announce(connection, actor, "rollout-alert", endpoint.name, **facts)
         elif isinstance(action, Finish):
             _finish(context, connection, rollout, endpoint)
@@ -298,7 +350,7 @@ def _set_split(
     after = replace(before, generation=rollout.state.generation, changed_at_us=context.clock.now_us(), changed_by=actor)
     endpoints.change(connection, before, after)
     rollout = rollout.noted(after.generation, bump_revision(connection))
-    facts = {"rollout": rollout.id, **standing(rollout), "code": rollout.state.code, "text": rollout.state.text}
+    facts = {"rollout": rollout.id, **standing(rollout), "code": rollout.state.code, "text": say(rollout.state.why)}
     context.audit(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
     context.announce(connection, actor, "rollout-split", before.name, generation=after.generation, **facts)
     return rollout, after
@@ -310,7 +362,7 @@ def _finish(context: ControlContext, connection: Connection, rollout: Rollout, b
     by_person = outcome in (PROMOTED, ABORTED, SUPERSEDED) and rollout.decided_by is not None
     actor = rollout.decided_by if by_person and rollout.decided_by is not None else CONTROLLER
     if outcome == PROMOTED:
-        after = switched(connection, before, rollout.canary)
+        after = _switched(connection, before, rollout.canary, retreat=rollout.state.code == RETREAT)
     else:
         after = replace(before, generation=before.generation + 1)
     after = replace(after, changed_at_us=now, changed_by=rollout.started_by if rollout.deployment else actor)
@@ -323,12 +375,12 @@ def _finish(context: ControlContext, connection: Connection, rollout: Rollout, b
     begin_waiting(context, connection, after, revision)
 
 
-def switched(connection: Connection, before: Endpoint, version: str) -> Endpoint:
+def _switched(connection: Connection, before: Endpoint, version: str, *, retreat: bool) -> Endpoint:
     """The endpoint after the switch to `version`. It keeps its signature, except when the version does not fit it, because a
     person accepted that or it goes back behind such a change: then it takes the version's."""
     found = versions.get(connection, VersionReference.parse(version))
     fits = Signature.from_document(found.signature).accepts(Signature.from_document(before.signature)) is None
-    after = before.switched(version)
+    after = before.switched(version, retreat=retreat)
     return after if fits else replace(after, signature=found.signature)
 
 
@@ -340,13 +392,13 @@ def _tell_end(context: ControlContext, connection: Connection, rollout: Rollout,
         elif state.ends_as == NOT_STARTED:
             context.audit(connection, actor, "deploy-failed", rollout.endpoint, version=rollout.canary, code=state.code)
         else:
-            context.audit(connection, actor, "deploy-cancelled", rollout.endpoint, version=rollout.canary, reason=state.text)
+            context.audit(connection, actor, "deploy-cancelled", rollout.endpoint, version=rollout.canary, reason=say(state.why))
         return
     facts: Mapping[str, Any] = {
         "rollout": rollout.id,
         "outcome": state.ends_as,
         "code": state.code,
-        "text": state.text,
+        "text": say(state.why),
         "version": rollout.canary,
         "stable": rollout.stable,
         "step": state.step + 1,

@@ -16,8 +16,8 @@ import structlog
 
 from roadworthy.audit import events
 from roadworthy.control.context import ControlContext
+from roadworthy.control.logs import failures_logged
 from roadworthy.control.resources.times import iso
-from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.webhooks import deliveries, hooks
 from roadworthy.webhooks.deliveries import GIVEN_UP, Delivery
 from roadworthy.webhooks.hooks import FAILING, GONE, Webhook
@@ -64,15 +64,10 @@ class WebhookDispatcher:
             task.cancel()
 
     async def _look(self) -> None:
-        for context in tuple(self._context.projects.values()):
-            try:
+        for context in self._context.readable():
+            waiting: list[str] = []
+            with failures_logged("webhooks-cannot-be-read", project=context.database.project):
                 waiting = await asyncio.to_thread(_waiting, context)
-            except RoadworthyError as error:
-                _log.warning("webhooks-cannot-be-read", project=context.database.project, code=error.code)
-                continue
-            except Exception:  # noqa: BLE001  (a fault of one project must end neither the thread nor others; the log has it)
-                _log.exception("webhooks-cannot-be-read", project=context.database.project)
-                continue
             for hook_id in waiting:
                 if hook_id not in self._under_way:
                     self._under_way[hook_id] = asyncio.create_task(self._follow(context, hook_id))
@@ -80,17 +75,14 @@ class WebhookDispatcher:
     async def _follow(self, context: ControlContext, hook_id: str) -> None:
         """Deliver to one webhook until it has no pending events or must wait."""
         try:
-            while context.database.lead.held and not self._stop.is_set():
-                work = await asyncio.to_thread(_next, context, hook_id)
-                if work is None:
-                    return
-                hook, message = work
-                attempt = await context.sender.send(hook.url, hook.secret, message)
-                await asyncio.to_thread(_note, context, hook, message, attempt)
-        except RoadworthyError as error:  # the next look tries again
-            _log.warning("webhook-not-followed", webhook=hook_id, code=error.code)
-        except Exception:  # noqa: BLE001  (one webhook's failure must not end the thread of all; the log has it)
-            _log.exception("webhook-not-followed", webhook=hook_id)
+            with failures_logged("webhook-not-followed", webhook=hook_id):
+                while context.database.lead.held and not self._stop.is_set():
+                    work = await asyncio.to_thread(_next, context, hook_id)
+                    if work is None:
+                        return
+                    hook, message = work
+                    attempt = await context.sender.send(hook.url, hook.secret, message)
+                    await asyncio.to_thread(_note, context, hook, message, attempt)
         finally:
             del self._under_way[hook_id]
 

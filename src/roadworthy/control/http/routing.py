@@ -59,7 +59,12 @@ class Routes:
         self._root = root
 
     def _context(self, principal: Principal | None) -> ControlContext:
-        return self._root if principal is None else self._root.projects[principal.project]
+        if principal is None:
+            return self._root
+        found = self._root.projects[principal.project]
+        if not found.publisher.readable:
+            raise found.publisher.fault()
+        return found
 
     def add(
         self, operation: Operation[R]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from roadworthy.access.principal import Principal
@@ -13,7 +13,6 @@ from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
 from roadworthy.control.controllers import rollout_controller
 from roadworthy.control.controllers.observation import canary_of
-from roadworthy.control.controllers.quarantine import serving_kept_out
 from roadworthy.control.resources import policies
 from roadworthy.control.resources.pages import page_of
 from roadworthy.control.resources.times import iso
@@ -27,7 +26,9 @@ from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide.state import FAILED, LOADING
 from roadworthy.rollout.decide.switch import Switch, decide
 from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.facts import fact
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.words import say
 from roadworthy.schema.signature import Signature
 from roadworthy.store.blobs import package_blob
 from roadworthy.store.connection import Connection
@@ -126,7 +127,7 @@ def _make_way(
 
 def _cancel(context: ControlContext, connection: Connection, ended: Rollout | None, actor: str, version: str) -> None:
     if ended is not None:
-        rollout_controller.cancel(context, connection, ended, actor, f"{version} is deployed instead")
+        rollout_controller.cancel(context, connection, ended, actor, fact("deployed-instead", version=version))
 
 
 def _open_deployment(connection: Connection, name: str) -> Rollout | None:
@@ -162,7 +163,7 @@ def _asked_for(
         )
     if before.current != str(version.reference) or policy != before.policy:
         return before.changed(now, actor, policy=policy)
-    kept_out = serving_kept_out(connection, before, _live(context, connection))  # then it gets another chance on gateways
+    kept_out = rollout_controller.serving_kept_out(context, connection, before)  # then it gets another chance on gateways
     as_it_is = rollouts.find_pending(connection, before.name, before.generation) is None and kept_out is None
     return before if as_it_is else before.changed(now, actor)
 
@@ -180,7 +181,7 @@ def rollback(context: ControlContext, name: str, principal: Principal) -> api.En
         if running is not None:
             waiting = rollouts.find_waiting(connection, name)
             if waiting is not None:
-                rollout_controller.cancel(context, connection, waiting, principal.who, "the endpoint was rolled back")
+                rollout_controller.cancel(context, connection, waiting, principal.who, fact("endpoint-rolled-back"))
             rollout_controller.apply_command(context, connection, running, "abort", principal.who)
         else:
             _roll_back(context, connection, endpoints.get(connection, name), principal.who)
@@ -209,7 +210,7 @@ def undeploy(context: ControlContext, name: str, principal: Principal) -> None:
         endpoint = endpoints.get(connection, name)
         for rollout in (rollouts.find_running(connection, name), rollouts.find_waiting(connection, name)):
             if rollout is not None:
-                rollout_controller.cancel(context, connection, rollout, principal.who, "the endpoint was deleted")
+                rollout_controller.cancel(context, connection, rollout, principal.who, fact("endpoint-deleted"))
         endpoints.remove(connection, name)
         bump_revision(connection)
         context.audit(connection, principal.who, "undeploy", name, version=endpoint.current)
@@ -247,20 +248,23 @@ def get(context: ControlContext, name: str) -> api.Endpoint:
     """
     with context.database.begin() as connection:
         endpoint = endpoints.get(connection, name)
-        return shown(connection, endpoint, read_reports(connection, _live(context, connection)))
+        opened = rollouts.list_open(connection, name)
+        return shown(connection, endpoint, read_reports(connection, _live(context, connection)), opened)
 
 
 def list_all(context: ControlContext, cursor: str) -> Page[api.Endpoint]:
     """A page of endpoints, sorted by name."""
     with context.database.begin() as connection:
         reports, found = read_reports(connection, _live(context, connection)), endpoints.list_all(connection)
-        return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reports))
+        opened = rollouts.list_open(connection)
+        return page_of(found, lambda each: each.name, cursor, lambda each: shown(connection, each, reports, opened))
 
 
-def shown(connection: Connection, endpoint: Endpoint, reports: Reports) -> api.Endpoint:
-    """An endpoint as the API shows it."""
-    running = rollouts.find_measured(connection, endpoint.name)
-    pending = rollouts.find_pending(connection, endpoint.name, endpoint.generation)
+def shown(connection: Connection, endpoint: Endpoint, reports: Reports, opened: Sequence[Rollout]) -> api.Endpoint:
+    """An endpoint as the API shows it, with what is open there of `opened`."""
+    measured = (each for each in opened if each.endpoint == endpoint.name and each.running and not each.deployment)
+    running = next(measured, None)
+    pending = rollouts.find_pending(connection, endpoint.name, endpoint.generation, opened)
     state = "empty" if endpoint.current is None else "serving"
     if pending is not None:
         state = "loading" if pending.ended_at_us is None else "failed"
@@ -288,11 +292,11 @@ def _change(pending: Rollout, running: Rollout | None, reports: Reports) -> api.
     """A deployment as the API shows it, and why it waits according to the last reports, or why it failed."""
     code = None
     if pending.ended_at_us is not None:
-        state, code, reason = FAILED, pending.state.code, pending.state.text
+        state, code, reason = FAILED, pending.state.code, say(pending.state.why)
     elif pending.waiting and running is not None:
         state, reason = LOADING, f"the rollout of {running.canary} must end first"
     else:
-        state, reason = LOADING, getattr(canary_of(pending, reports.workers, reports.epoch), "reason", "ready")
+        state, reason = LOADING, say(getattr(canary_of(pending, reports.workers, reports.epoch), "reason", "ready"))
     since = iso(pending.started_at_us)
     return api.PendingChange(
         version=pending.canary, digest=pending.canary_digest, state=state, reason=reason, code=code, since=since

@@ -13,7 +13,6 @@ from roadworthy.access.principal import Principal
 from roadworthy.contract.api.feedback import RESULTS, FeedbackReply, KnownLater, Outcome
 from roadworthy.contract.evidence import CANARY, STABLE
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.resources import telemetry
 from roadworthy.foundation.documents import Reader, listed
 from roadworthy.foundation.errors import NotFound
@@ -23,7 +22,7 @@ from roadworthy.monitoring.predictions import AssignedPrediction
 from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.evidence import feedback
 from roadworthy.rollout.evidence.feedback import FEEDBACK, METRIC, Fact
-from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.rollouts import CONTROLLER, Rollout
 from roadworthy.signals.later import CUSTOM
 from roadworthy.store.connection import Connection
 

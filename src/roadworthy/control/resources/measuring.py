@@ -20,6 +20,7 @@ from roadworthy.package.archive import open_profile
 from roadworthy.registry.versions import Version
 from roadworthy.rollout.plan.counting import unbindable, uncounted
 from roadworthy.rollout.plan.plan import Plan
+from roadworthy.rollout.words import say
 from roadworthy.schema.signature import Field, Signature
 from roadworthy.statistics.bins import CategoryBins, NumberBins, bins_from_document
 from roadworthy.store.blobs import BlobStore, package_blob
@@ -52,7 +53,7 @@ def measures(
     probabilities, outputs = None, tuple[WatchedOutput, ...]()
     signature = Signature.from_document(stable.signature)
     slow_us = None if slow_ms is None else round(slow_ms * 1e3)
-    missing = dict(uncounted(plan, workers)) | dict(unbindable(plan, signature, slow_us))
+    missing = {name: say(why) for name, why in (*uncounted(plan, workers), *unbindable(plan, signature, slow_us))}
     if "confidence" in watched:
         probabilities = _probabilities(signature)
         if probabilities is None:

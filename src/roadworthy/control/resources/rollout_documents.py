@@ -12,8 +12,10 @@ from roadworthy.rollout import rollouts
 from roadworthy.rollout.decide.state import FINISHED, STEPPING, SignalAlert
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.evidence.report import report
+from roadworthy.rollout.facts import fact
 from roadworthy.rollout.plan.plan import Watch
 from roadworthy.rollout.rollouts import Rollout
+from roadworthy.rollout.words import say
 from roadworthy.store.connection import Connection
 
 _PERCENT = FULL_SHARE / 100
@@ -45,7 +47,7 @@ def members(connection: Connection, rollout: Rollout) -> dict[str, Any]:
         "approved": state.approved,
         "withdrawn": state.withdrawn,
         "code": state.code,
-        "text": state.text,
+        "text": say(state.why),
         "step_s": round(state.step_s, 3),
         "step_left_s": None if left_s is None else round(left_s, 3),
         "total_s": round(state.total_s, 3),
@@ -71,7 +73,7 @@ def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
     verdict, segments = rollout.verdict, rollout.state.segments
     shown = None
     if verdict is not None:
-        shown = Verdict(outcome=verdict.outcome, code=verdict.code, text=verdict.text, findings=findings(rollout))
+        shown = Verdict(outcome=verdict.outcome, code=verdict.code, text=say(verdict.why), findings=findings(rollout))
     return {
         "verdict": shown,
         "crashes": evidence.crashes,
@@ -84,12 +86,12 @@ def _judged(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
 def _watched(watch: Watch, rollout: Rollout) -> WatchedSignal:
     """The state of a watched signal at the last look; without samples it is unknown."""
     found = {alert.signal: alert for alert in rollout.state.alerts}
-    alert = found.get(watch.signal, SignalAlert(watch.signal, 0, raised=False, text="no measurement yet"))
+    alert = found.get(watch.signal, SignalAlert(watch.signal, 0, raised=False, why=fact("not-measured")))
     return WatchedSignal(
         signal=watch.signal,
         on_alarm=watch.on_alarm,
         outcome="alarm" if alert.raised else "quiet" if alert.samples else "no-evidence",
         samples=alert.samples,
         stable_samples=alert.other_samples,
-        text=alert.text,
+        text=say(alert.why),
     )

@@ -26,6 +26,7 @@ from roadworthy.rollout import endpoints, rollouts
 from roadworthy.rollout.decide.commands import COMMANDS, NOTHING
 from roadworthy.rollout.decide.switch import Switch, decide, kept_out
 from roadworthy.rollout.endpoints import Endpoint
+from roadworthy.rollout.facts import fact
 from roadworthy.rollout.plan.capacity import Machine, Sized, shortages
 from roadworthy.rollout.plan.parse import check_plan
 from roadworthy.rollout.plan.plan import Plan
@@ -225,7 +226,7 @@ def tell(
 def _tell_waiting(context: ControlContext, connection: Connection, rollout: Rollout, command: str, actor: str) -> str | None:
     if command != "abort":
         return "it waits for the previous rollout to end"
-    rollout_controller.cancel(context, connection, rollout, actor, "aborted by a person before it began")
+    rollout_controller.cancel(context, connection, rollout, actor, fact("aborted-waiting"))
     return None
 
 

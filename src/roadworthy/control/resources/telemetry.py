@@ -17,7 +17,6 @@ from roadworthy.contract.api.endpoints import Endpoint, PredictionRecord, Predic
 from roadworthy.contract.api.operation import Page
 from roadworthy.contract.telemetry import Telemetry
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers.rollout_controller import CONTROLLER
 from roadworthy.control.http.instances import instance_of
 from roadworthy.control.logs import lines_dropped
 from roadworthy.control.resources import webhooks
@@ -29,6 +28,7 @@ from roadworthy.foundation.keys import hash_key
 from roadworthy.foundation.references import check_name
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.rollout import endpoints, rollouts
+from roadworthy.rollout.rollouts import CONTROLLER
 from roadworthy.store.blobs import package_blob
 from roadworthy.store.connection import Connection
 from roadworthy.store.engine import read_revision
@@ -165,7 +165,8 @@ def status(context: ControlContext, version: str) -> api.Status:
     with context.database.begin() as connection:
         found = gateways.list_all(connection)
         reports = read_reports(connection, gateways.live(found, context.clock.now_us()))
-        listed = [shown(connection, each, reports) for each in endpoints.list_all(connection)]
+        opened = rollouts.list_open(connection)
+        listed = [shown(connection, each, reports, opened) for each in endpoints.list_all(connection)]
         epoch, revision, _ = reports
     snapshot, now = context.publisher.edition.snapshot, context.clock.now_us()
     live = gateways.live(found, now)

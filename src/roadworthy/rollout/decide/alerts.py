@@ -17,8 +17,9 @@ from roadworthy.contract.snapshot import FULL_SHARE, WatchedOutput
 from roadworthy.rollout.decide.state import SignalAlert, State
 from roadworthy.rollout.decide.verdict import Segment
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.facts import Fact, Why, fact, plugin_raised
 from roadworthy.rollout.plan.plan import LOWER, Metric, Plan, Watch
-from roadworthy.signals.discovery import plugin_raised, signal_named
+from roadworthy.signals.discovery import signal_named
 from roadworthy.signals.signal import BinSignal
 from roadworthy.statistics.drift import Answers, log_e_different, shifts_of, total_variation
 from roadworthy.statistics.intervals import Sample, difference_sequence
@@ -60,7 +61,7 @@ def _measured(look: Look, watch: Watch) -> SignalAlert | None:
             return measure(look, watch)
         return _sorted(look, watch, signal) if isinstance(signal, BinSignal) else None
     except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything; the other signals are judged
-        return SignalAlert(watch.signal, 0, raised=True, text=plugin_raised(error))
+        return SignalAlert(watch.signal, 0, raised=True, why=plugin_raised(error))
 
 
 def compares(weight: int, shadow: int) -> bool:
@@ -102,22 +103,19 @@ def _difference(look: Look, metric: Metric, alpha: float, weight: float = 1.0) -
     return stable, canary, interval.low, interval.high
 
 
-def _nothing(signal: str, stable: int, canary: int, what: str) -> SignalAlert:
-    late = "the new version" if not canary else "the previous version"
-    return SignalAlert(signal, 0, raised=False, text=f"no {what} of {late} yet", other_samples=stable)
+def _nothing(signal: str, stable: int, canary: int, what: Fact) -> SignalAlert:
+    kind = "none-of-stable" if canary else "none-of-canary"
+    return SignalAlert(signal, 0, raised=False, why=fact(kind, what=what), other_samples=stable)
 
 
 def _confidence(look: Look, watch: Watch) -> SignalAlert:
     stable, canary, low, high = _difference(look, Metric(CONFIDENCE), look.plan.alpha, _weight(look, _lately(look.state)))
     if not stable.values or not canary.values:
-        return _nothing(watch.signal, stable.values, canary.values, "answer")
+        return _nothing(watch.signal, stable.values, canary.values, fact("answer"))
     tolerated = watch.tolerated
-    text = (
-        f"mean largest probability {_mean(canary)}, the stable's {_mean(stable)};"
-        f" the difference is {low:+.3g} to {high:+.3g}, tolerated is {tolerated:g}"
-    )
+    why = fact("confidence", **_means(stable, canary), low=low, high=high, tolerated=tolerated)
     raised = low > tolerated or high < -tolerated
-    return SignalAlert(watch.signal, canary.values, raised, text, stable.values)
+    return SignalAlert(watch.signal, canary.values, raised, why, stable.values)
 
 
 def _business(look: Look, watch: Watch) -> SignalAlert:
@@ -127,17 +125,17 @@ def _business(look: Look, watch: Watch) -> SignalAlert:
         try:
             stable, canary, low, high = _difference(look, metric, look.plan.alpha / len(look.plan.metrics))
         except ValueError:
-            text = f"{metric.name}: values outside its bounds {metric.low:g} to {metric.high:g} were reported"
-            found.append(SignalAlert(watch.signal, 0, raised=False, text=text))
+            why = fact("metric-outside", metric=metric.name, low=metric.low, high=metric.high)
+            found.append(SignalAlert(watch.signal, 0, raised=False, why=why))
             continue
         if not stable.values or not canary.values:
-            found.append(_nothing(watch.signal, stable.values, canary.values, f"value of {metric.name}"))
+            found.append(_nothing(watch.signal, stable.values, canary.values, fact("value-of", metric=metric.name)))
             continue
-        text = f"{metric.name}: mean {_mean(canary)}, the stable's {_mean(stable)}; the difference is {low:+.3g} to {high:+.3g}"
         raised = low > 0.0 if metric.better == LOWER else high < 0.0
-        text += ", so it is worse" if raised else ""
-        found.append(SignalAlert(watch.signal, canary.values, raised, text, stable.values))
-    nothing = SignalAlert(watch.signal, 0, raised=False, text="the plan has no metrics")
+        kind = "metric-worse" if raised else "metric"
+        why = fact(kind, metric=metric.name, **_means(stable, canary), low=low, high=high)
+        found.append(SignalAlert(watch.signal, canary.values, raised, why, stable.values))
+    nothing = SignalAlert(watch.signal, 0, raised=False, why=fact("no-metrics"))
     return min(found, key=lambda each: (not each.raised, each.samples), default=nothing)
 
 
@@ -150,7 +148,7 @@ def _drift(look: Look, watch: Watch) -> SignalAlert:
         for number, output in enumerate(outputs)
     ]
     if not found:
-        return SignalAlert(watch.signal, 0, raised=False, text="no output can be counted in bins")
+        return SignalAlert(watch.signal, 0, raised=False, why=fact("no-bins"))
     return max(found, key=lambda each: (each[1].raised, each[0]))[1]
 
 
@@ -159,13 +157,13 @@ def _sorted(look: Look, watch: Watch, signal: BinSignal) -> SignalAlert:
     return _shifted(look, watch, signal.name, signal.event, partial(_own_bin_name, signal), 1)[1]
 
 
-def _own_bin_name(signal: BinSignal, place: int) -> str:
+def _own_bin_name(signal: BinSignal, place: int) -> Why:
     """A gateway with another release of the plug-in may count in bins that this one does not have."""
-    return signal.bins[place] if place < len(signal.bins) else f"bin {place}"
+    return signal.bins[place] if place < len(signal.bins) else fact("bin-numbered", place=place)
 
 
 def _shifted(
-    look: Look, watch: Watch, of: int | str, label: str, bin_name: Callable[[int], str], family: int
+    look: Look, watch: Watch, of: int | str, label: str, bin_name: Callable[[int], Why], family: int
 ) -> tuple[float, SignalAlert]:
     """How far the answers of the versions differ in their bins.
 
@@ -180,14 +178,12 @@ def _shifted(
     segments = _answers(look, of, generations)
     stable, canary = (sum(sum(getattr(each, variant)) for each in segments) for variant in (STABLE, CANARY))
     if not stable or not canary:
-        return 0.0, _nothing(watch.signal, stable, canary, f"answer in {label}")
+        return 0.0, _nothing(watch.signal, stable, canary, fact("answer-in", label=label))
     log_e, shift = log_e_different(segments, _weight(look, generations)), total_variation(segments)
     raised = log_e >= bound and shift >= watch.tolerated
-    text = (
-        f"{label}: {shift:.1%} of answers differ, {watch.tolerated:.1%} are tolerated;"
-        f" E {_number(log_e)} of {_number(bound)}{_largest(segments, bin_name) if raised else ''}"
-    )
-    return shift, SignalAlert(watch.signal, canary, raised, text, stable)
+    more = _largest(segments, bin_name) if raised else {}
+    figures = {"label": label, "shift": shift, "tolerated": watch.tolerated, "e": _e(log_e), "bound": _e(bound), **more}
+    return shift, SignalAlert(watch.signal, canary, raised, fact("shift-most" if raised else "shift", **figures), stable)
 
 
 def _answers(look: Look, of: int | str, generations: Collection[int]) -> list[Answers]:
@@ -204,24 +200,26 @@ def _answers(look: Look, of: int | str, generations: Collection[int]) -> list[An
     ]
 
 
-def _largest(segments: Sequence[Answers], bin_name: Callable[[int], str]) -> str:
+def _largest(segments: Sequence[Answers], bin_name: Callable[[int], Why]) -> dict[str, Why | float]:
     """The bin with the largest gain or loss."""
     shifts = shifts_of(segments)
     place = max(range(len(shifts)), key=lambda each: abs(shifts[each]))
-    return f"; most of it {bin_name(place)}: {shifts[place]:+.1%}"
+    return {"bin": bin_name(place), "gain": shifts[place]}
 
 
-def _bin_name(output: WatchedOutput, place: int) -> str:
+def _bin_name(output: WatchedOutput, place: int) -> Why:
     if output.categories is not None:
         if place < len(output.categories):
             return repr(output.categories[place])
-        return "other values" if place == len(output.categories) else "no value"
+        return fact("bin-others" if place == len(output.categories) else "bin-none")
     edges = output.edges
     if place > len(edges):
-        return "no value"
-    low = f"{edges[place - 1]:.4g}" if place else ""
-    high = f"{edges[place]:.4g}" if place < len(edges) else ""
-    return f"from {low} to {high}" if low and high else f"from {low}" if low else f"under {high}"
+        return fact("bin-none")
+    if place == 0:
+        return fact("bin-under", high=edges[0])
+    if place == len(edges):
+        return fact("bin-from", low=edges[-1])
+    return fact("bin-between", low=edges[place - 1], high=edges[place])
 
 
 def _resources(look: Look, watch: Watch) -> SignalAlert:
@@ -232,15 +230,12 @@ def _resources(look: Look, watch: Watch) -> SignalAlert:
         if each.canary_bytes is not None and each.stable_bytes is not None
     ]
     if not both:
-        text = "no machine runs both versions in runner processes, so their memory cannot be compared"
-        return SignalAlert(watch.signal, 0, raised=False, text=text)
+        return SignalAlert(watch.signal, 0, raised=False, why=fact("memory-incomparable"))
     canary, stable, gateway = max(both, key=lambda each: each[0] / max(each[1], 1))
     raised = canary > watch.tolerated * stable and canary - stable >= LEAST_GROWTH_BYTES
-    text = (
-        f"a process of the new version holds {canary // _MIB:,} MiB on {gateway}, the stable's {stable // _MIB:,} MiB;"
-        f" tolerated is {watch.tolerated:g} times"
-    )
-    return SignalAlert(watch.signal, processes, raised, text, len(both))
+    held = {"canary_mib": canary // _MIB, "stable_mib": stable // _MIB}
+    why = fact("memory", **held, gateway=gateway, tolerated=watch.tolerated)
+    return SignalAlert(watch.signal, processes, raised, why, len(both))
 
 
 _MEASURES: dict[str, Callable[[Look, Watch], SignalAlert]] = {
@@ -252,9 +247,9 @@ _MEASURES: dict[str, Callable[[Look, Watch], SignalAlert]] = {
 """The measure of each watched signal in the catalogue."""
 
 
-def _mean(sample: Sample) -> str:
-    return f"{sample.total / sample.values:.3g}"
+def _means(stable: Sample, canary: Sample) -> dict[str, float]:
+    return {"canary": canary.total / canary.values, "stable": stable.total / stable.values}
 
 
-def _number(log_e: float) -> str:
-    return f"{math.exp(min(log_e, 700.0)):.3g}"
+def _e(log_e: float) -> float:
+    return math.exp(min(log_e, 700.0))

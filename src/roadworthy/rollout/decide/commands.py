@@ -24,6 +24,7 @@ from roadworthy.rollout.decide.state import (
     Observation,
     State,
 )
+from roadworthy.rollout.facts import Why, fact
 from roadworthy.rollout.plan.plan import Plan
 
 NOTHING = "nothing is in progress"
@@ -56,9 +57,7 @@ def _resume(plan: Plan, state: State, seen: Observation) -> Advance:
             return Advance(state, refused="the new version is not ready to take traffic")
         stage = plan.steps[state.step]
         after, actions = split(state, seen, stage.weight, stage.shadow)
-        after = replace(
-            after, withdrawn=None, paused=False, limit_from=after.generation, code=RESUMED, text="resumed by a person"
-        )
+        after = replace(after, withdrawn=None, paused=False, limit_from=after.generation, code=RESUMED, why=fact("resumed"))
         return Advance(after, actions)
     if not state.paused:
         return Advance(state, refused="the rollout is not paused")
@@ -79,22 +78,22 @@ def _promote(_plan: Plan, state: State, seen: Observation) -> Advance:
         return Advance(state, refused="only a rollout that is in one of its steps can be promoted")
     if seen.canary != READY:
         return Advance(state, refused="the new version is not ready on every worker")
-    return Advance(replace(promoting(state, "promoted by a person"), paused=False, withdrawn=None))
+    return Advance(replace(promoting(state, fact("promoted")), paused=False, withdrawn=None))
 
 
 def _abort(_plan: Plan, state: State, _seen: Observation) -> Advance:
-    return _end(state, ABORTED, "aborted by a person")
+    return _end(state, ABORTED, fact("aborted"))
 
 
 def _supersede(_plan: Plan, state: State, _seen: Observation) -> Advance:
     """Make way for another version. This canary keeps its traffic until that has moved back; only then is the rollout over."""
-    return _end(state, SUPERSEDED, "superseded by a rollout of another version")
+    return _end(state, SUPERSEDED, fact("superseded"))
 
 
-def _end(state: State, outcome: str, text: str) -> Advance:
+def _end(state: State, outcome: str, why: Why) -> Advance:
     if state.phase == RETURNING:
         return Advance(state, refused="the rollout is already going back")
-    return Advance(replace(ending(state, outcome, outcome, text), paused=False))
+    return Advance(replace(ending(state, outcome, outcome, why), paused=False))
 
 
 COMMANDS: dict[str, Callable[[Plan, State, Observation], Advance]] = {

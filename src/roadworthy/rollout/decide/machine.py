@@ -34,6 +34,7 @@ from roadworthy.rollout.decide.state import (
     PROMOTED,
     PROMOTING,
     READY,
+    RETREAT,
     RETURNING,
     ROLLED_BACK,
     STEPPING,
@@ -48,6 +49,7 @@ from roadworthy.rollout.decide.state import (
 )
 from roadworthy.rollout.decide.verdict import FAIL, PASS, Segment, Verdict, judge
 from roadworthy.rollout.evidence.counts import Evidence
+from roadworthy.rollout.facts import Why, fact, of_signal
 from roadworthy.rollout.plan import plan as plans
 from roadworthy.rollout.plan.plan import Plan, Stage
 
@@ -89,7 +91,7 @@ def baseline_of(state: State) -> Baseline:
 
 
 def begin(rollout: str, generation: int, by: Baseline = UNKNOWN) -> State:
-    """The state of a new rollout on an endpoint of this generation, whose traffic is all the stable's."""
+    """The state of a new rollout on an endpoint of this generation, whose traffic is all the stable's, or of a deployment."""
     return State(
         rollout,
         generation=generation,
@@ -99,6 +101,21 @@ def begin(rollout: str, generation: int, by: Baseline = UNKNOWN) -> State:
         outputs=by.outputs,
         probabilities=by.probabilities,
     )
+
+
+def retreats(state: State | None, stable: str) -> bool:
+    """Whether an endpoint whose serving version is in quarantine goes back to its previous version.
+
+    Args:
+        state: of the rollout or deployment that is running there. A canary with all traffic does not need the stable.
+        stable: READY when every live worker has the previous version, so that it can answer at once.
+    """
+    return stable == READY and (state is None or state.weight != FULL_SHARE)
+
+
+def retreating(state: State, version: str, reason: Why) -> State:
+    """The state of a new deployment of the previous version, because `version` serves and is in quarantine."""
+    return _because(state, RETREAT, fact("serving-quarantined", version=version, reason=reason))
 
 
 def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> Advance:
@@ -119,13 +136,16 @@ def advance(plan: Plan, state: State, seen: Observation, evidence: Evidence) -> 
 
 
 def _deploying(state: State, seen: Observation) -> Advance:
-    """A deployment measures nothing: it takes over as soon as it is ready, and the first failure ends it."""
-    outcome, code, text = PROMOTED, PROMOTED, ""
+    """A deployment measures nothing: it takes over as soon as it is ready, and the first failure ends it. A retreat keeps its
+    reason."""
+    outcome = PROMOTED
     if seen.canary == FAILED:
-        outcome, code, text = NOT_STARTED, seen.code, seen.reason
+        outcome, state = NOT_STARTED, _because(state, seen.code, seen.reason)
     elif seen.canary != READY:
         return Advance(state)
-    return Advance(replace(state, phase=FINISHED, ends_as=outcome, code=code, text=text), (Finish(outcome),))
+    elif state.code != RETREAT:
+        state = _because(state, PROMOTED, "")
+    return Advance(replace(state, phase=FINISHED, ends_as=outcome), (Finish(outcome),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,30 +227,29 @@ def _stage(plan: Plan, state: State) -> Stage:
 def _preparing(look: Look) -> Move:
     plan, state, seen = look.plan, look.state, look.seen
     if look.crashes >= plan.crashes:
-        return _ending(state, NOT_STARTED, "crash-limit", f"the new version crashed its process {look.crashes} times")
+        return _ending(state, NOT_STARTED, "crash-limit", fact("crashed", times=look.crashes))
     if _overdue(look):
-        return _ending(state, NOT_STARTED, "deadline", "the new version was not ready before the deadline")
+        return _ending(state, NOT_STARTED, "deadline", fact("not-loaded-in-time"))
     if seen.canary == FAILED:
         return _failed_load(state, seen)
     if seen.canary != READY or seen.stable != READY:
-        late = "the new version" if seen.canary != READY else "the current version"
-        return _hold(state, BEGINS, f"{late} is being loaded")
+        return _hold(state, BEGINS, fact("canary-loading" if seen.canary != READY else "stable-loading"))
     if state.paused:
-        return _hold(state, "paused", "paused before the first step")
+        return _hold(state, "paused", fact("paused-at-start"))
     return _enter(look, 0)
 
 
 def _failed_load(state: State, seen: Observation) -> Move:
     """Retry with growing delays; give up after the last attempt."""
     if state.retry_s == 0.0:
-        state = _because(state, BEGINS, f"loading again after {state.attempts} failed attempts")
+        state = _because(state, BEGINS, fact("loading-again", attempts=state.attempts))
         return Move(replace(state, retry_s=None), (Retry(state.attempts + 1),))
     if state.retry_s is None:
         state = replace(state, attempts=state.attempts + 1, retry_s=RELOADS.delay(state.attempts))
     if state.attempts >= LOAD_ATTEMPTS:
-        text = f"the new version could not be loaded in {state.attempts} attempts: {seen.reason or 'no reason was reported'}"
-        return _ending(state, NOT_STARTED, "load-failed", text)
-    return _hold(state, BEGINS, f"loading failed {state.attempts} times; next attempt in {state.retry_s:.0f} s")
+        why = fact("not-loaded", attempts=state.attempts, reason=seen.reason or fact("no-reason"))
+        return _ending(state, NOT_STARTED, "load-failed", why)
+    return _hold(state, BEGINS, fact("loading-failed", attempts=state.attempts, retry_s=state.retry_s))
 
 
 def _stepping(look: Look) -> Move:
@@ -243,15 +262,15 @@ def _stepping(look: Look) -> Move:
 
 def _crashed(look: Look) -> Move | None:
     if look.crashes >= look.plan.crashes:
-        return _ending(look.state, ROLLED_BACK, "crash-limit", f"the new version crashed its process {look.crashes} times")
+        return _ending(look.state, ROLLED_BACK, "crash-limit", fact("crashed", times=look.crashes))
     if look.seen.canary == FAILED:
-        return _ending(look.state, ROLLED_BACK, "not-loadable", look.seen.reason or "the new version is in quarantine")
+        return _ending(look.state, ROLLED_BACK, "not-loadable", look.seen.reason or fact("quarantined"))
     return None
 
 
 def _worse(look: Look) -> Move | None:
     verdict = look.verdict
-    return _ending(look.state, ROLLED_BACK, verdict.code, verdict.text) if verdict.outcome == FAIL else None
+    return _ending(look.state, ROLLED_BACK, verdict.code, verdict.why) if verdict.outcome == FAIL else None
 
 
 def _deadline(look: Look) -> Move | None:
@@ -260,32 +279,33 @@ def _deadline(look: Look) -> Move | None:
     if not _overdue(look):
         return None
     state = look.state
-    outcome, code, text = INCONCLUSIVE, INCONCLUSIVE, f"no decision before the deadline; {_missing(look)}"
+    outcome, code = INCONCLUSIVE, INCONCLUSIVE
+    why: Why = fact("undecided", step=state.step + 1, missing=_missing(look))
     if state.withdrawn == "breaker-open" or (state.withdrawn is not None and look.verdict.withdraw):
-        why = state.text if state.code == state.withdrawn else state.withdrawn
         outcome, code = ROLLED_BACK, "deadline"
-        text = state.text if state.code == code else f"no person decided before the deadline: {why}"
+        withdrawn = state.why if state.code == state.withdrawn else state.withdrawn
+        why = state.why if state.code == code else fact("undecided-withdrawn", why=withdrawn)
     if look.plan.at_deadline == plans.ROLLBACK:
-        return _ending(state, outcome, code, text)
-    return _hold(state, code, text)
+        return _ending(state, outcome, code, why)
+    return _hold(state, code, why)
 
 
-def _missing(look: Look) -> str:
+def _missing(look: Look) -> tuple[Why, ...]:
     """What is missing between the present step and the end of the plan: each criterion that has not passed, every other reason to
     hold, and the next step."""
     plan, state = look.plan, look.state
-    found = [each.text for each in look.verdict.findings if each.outcome != PASS]
+    found = [each.why for each in look.verdict.findings if each.outcome != PASS]
     if not found and look.verdict.outcome != PASS:
-        found = [look.verdict.text]
+        found = [look.verdict.why]
     moves = [gate(look) for gate in (_unseen, _unready, _uncounted, _alarmed, _too_soon)]
-    found += [move.state.text for move in moves if move is not None]
+    found += [move.state.why for move in moves if move is not None]
     after = plan.steps[state.step + 1 :]
     if after:
-        approval = ", which needs approval" if after[0].approve and not state.approved else ""
-        found.append(f"step {state.step + 2} of {len(plan.steps)}{approval}")
+        kind = "next-step-approval" if after[0].approve and not state.approved else "next-step"
+        found.append(fact(kind, step=state.step + 2, steps=len(plan.steps)))
     elif not found:
-        found.append("a person's decision" if plan.after == plans.WAIT else "one more look")
-    return f"missing in step {state.step + 1}: {'; '.join(found)}"
+        found.append(fact("persons-decision" if plan.after == plans.WAIT else "one-more-look"))
+    return tuple(found)
 
 
 def _withdraw(look: Look) -> Move | None:
@@ -293,16 +313,17 @@ def _withdraw(look: Look) -> Move | None:
     if state.withdrawn is not None:
         return None
     if seen.breaker_open:
-        code, text = "breaker-open", "the breaker on the new version is open"
+        code: str = "breaker-open"
+        why: Why = fact("breaker-open")
     elif look.verdict.withdraw:
         found = next(each for each in look.verdict.findings if each.withdraw)
-        code, text = found.code, found.text
+        code, why = found.code, found.why
     else:
         return None
     if seen.stable != READY:
-        return _hold(state, "cannot-withdraw", f"{text}, but the previous version is not ready to take the traffic")
+        return _hold(state, "cannot-withdraw", fact("cannot-withdraw", why=why))
     state, actions = split(state, seen, 0, 0)
-    return Move(_because(replace(state, withdrawn=code), code, text), actions, loud=True)
+    return Move(_because(replace(state, withdrawn=code), code, why), actions, loud=True)
 
 
 def _withdrawn(look: Look) -> Move | None:
@@ -310,31 +331,29 @@ def _withdrawn(look: Look) -> Move | None:
 
 
 def _paused(look: Look) -> Move | None:
-    return _hold(look.state, "paused", "paused by a person") if look.state.paused else None
+    return _hold(look.state, "paused", fact("paused")) if look.state.paused else None
 
 
 def _unseen(look: Look) -> Move | None:
     if look.seen.fresh:
         return None
     lost = look.state.stale >= STALE_LOOKS
-    text = f"no fresh telemetry for {look.state.stale} looks; the verdict rests on earlier telemetry"
-    return _hold(look.state, "telemetry-lost" if lost else "not-fresh", text)
+    return _hold(look.state, "telemetry-lost" if lost else "not-fresh", fact("telemetry-stale", looks=look.state.stale))
 
 
 def _unready(look: Look) -> Move | None:
     state, seen = look.state, look.seen
     if seen.canary != READY or seen.stable != READY:
-        late = "the new version" if seen.canary != READY else "the previous version"
-        return _hold(state, "not-ready", f"{late} is not ready on every worker")
+        return _hold(state, "not-ready", fact("canary-not-ready" if seen.canary != READY else "stable-not-ready"))
     if seen.applied < state.generation:
-        by = f"; refused by {', '.join(seen.refusing)}, see `roadworthy status`" if seen.refusing else ""
-        return _hold(state, "split-not-applied", f"not every worker has applied the split yet{by}")
+        refused = fact("split-refused", gateways=", ".join(seen.refusing)) if seen.refusing else fact("split-not-applied")
+        return _hold(state, "split-not-applied", refused)
     return None
 
 
 def _uncounted(look: Look) -> Move | None:
     found = look.seen.uncounted
-    return _hold(look.state, "signal-not-measurable", "; ".join(found)) if found else None
+    return _hold(look.state, "signal-not-measurable", fact("several", whys=found)) if found else None
 
 
 def _alarmed(look: Look) -> Move | None:
@@ -344,23 +363,23 @@ def _alarmed(look: Look) -> Move | None:
         if watch.on_alarm != plans.HOLD:
             continue
         if alert is not None and alert.raised and alert.samples == 0:
-            return _hold(look.state, "signal-not-measurable", f"{watch.signal}: {alert.text}")
+            return _hold(look.state, "signal-not-measurable", of_signal(watch.signal, alert.why))
         if alert is None or alert.samples == 0:
-            why = "no measurement yet" if alert is None else alert.text or "no measurement yet"
-            return _hold(look.state, "no-evidence", f"{watch.signal}: {why}")
+            why = fact("not-measured") if alert is None else alert.why or fact("not-measured")
+            return _hold(look.state, "no-evidence", of_signal(watch.signal, why))
         if alert.raised:
-            return _hold(look.state, "alarm", f"{watch.signal}: {alert.text} ({alert.samples:,} samples)")
+            return _hold(look.state, "alarm", fact("alarm", signal=watch.signal, why=alert.why, samples=alert.samples))
     return None
 
 
 def _too_soon(look: Look) -> Move | None:
     left_s = look.stage.hold_s - look.state.step_s
-    return _hold(look.state, "minimum-time", f"{left_s:.0f} s left in this step") if left_s > 0.0 else None
+    return _hold(look.state, "minimum-time", fact("time-left", left_s=left_s)) if left_s > 0.0 else None
 
 
 def _unproved(look: Look) -> Move | None:
     verdict = look.verdict
-    return _hold(look.state, verdict.code, verdict.text) if verdict.outcome != PASS else None
+    return _hold(look.state, verdict.code, verdict.why) if verdict.outcome != PASS else None
 
 
 GATES: tuple[Callable[[Look], Move | None], ...] = (
@@ -386,25 +405,27 @@ def _next(look: Look) -> Move:
     if step < len(look.plan.steps):
         return _enter(look, step)
     if look.plan.after == plans.WAIT:
-        return _hold(look.state, "waits-for-decision", "all steps are done: promote or abort")
+        return _hold(look.state, "waits-for-decision", fact("waits-for-decision"))
     if look.plan.after == plans.END:
-        return _ending(look.state, COMPLETED, "completed", f"all steps are done; {look.verdict.text}")
-    return Move(promoting(look.state, look.verdict.text))
+        return _ending(look.state, COMPLETED, "completed", fact("completed", why=look.verdict.why))
+    return Move(promoting(look.state, look.verdict.why))
 
 
-def promoting(state: State, text: str) -> State:
+def promoting(state: State, why: Why) -> State:
     """The state on its way to full traffic."""
-    return replace(_because(state, "promoting", text), phase=PROMOTING, ends_as=PROMOTED)
+    return replace(_because(state, "promoting", why), phase=PROMOTING, ends_as=PROMOTED)
 
 
 def _enter(look: Look, step: int) -> Move:
     stage, state = look.plan.steps[step], look.state
     if stage.approve and not state.approved:
-        return _hold(state, "waits-for-approval", f"step {step + 1} begins when a person approves it")
+        return _hold(state, "waits-for-approval", fact("waits-for-approval", step=step + 1))
     state, actions = split(state, look.seen, stage.weight, stage.shadow)
     state = replace(state, phase=STEPPING, step=step, step_s=0.0, approved=False, step_from=state.generation)
-    kind = f"{stage.shadow / 100:g} % copied" if stage.shadow else f"{stage.weight / 100:g} %"
-    return Move(_because(state, "minimum-time", f"step {step + 1} of {len(look.plan.steps)}: {kind}"), actions)
+    kind, share = ("step-copied", stage.shadow) if stage.shadow else ("step", stage.weight)
+    return Move(
+        _because(state, "minimum-time", fact(kind, step=step + 1, steps=len(look.plan.steps), share=share / 100)), actions
+    )
 
 
 def _promoting(look: Look) -> Move:
@@ -415,7 +436,7 @@ def _promoting(look: Look) -> Move:
         return back
     if state.weight != FULL_SHARE or state.shadow:
         if seen.canary != READY:
-            return _hold(state, "not-ready", "the new version is not ready on every worker")
+            return _hold(state, "not-ready", fact("canary-not-ready"))
         state, actions = split(state, seen, FULL_SHARE, 0)
         return Move(state, actions)
     if seen.applied < state.generation:
@@ -456,21 +477,21 @@ def split(state: State, seen: Observation, weight: int, shadow: int) -> tuple[St
     return after, (SetSplit(generation, weight, shadow),)
 
 
-def _ending(state: State, outcome: str, code: str, text: str) -> Move:
-    return Move(ending(state, outcome, code, text), loud=outcome in (ROLLED_BACK, INCONCLUSIVE, NOT_STARTED))
+def _ending(state: State, outcome: str, code: str, why: Why) -> Move:
+    return Move(ending(state, outcome, code, why), loud=outcome in (ROLLED_BACK, INCONCLUSIVE, NOT_STARTED))
 
 
-def ending(state: State, outcome: str, code: str, text: str) -> State:
+def ending(state: State, outcome: str, code: str, why: Why) -> State:
     """The state on its way back to the stable; the rollout will end as `outcome`."""
-    return replace(_because(state, code, text), phase=RETURNING, ends_as=outcome)
+    return replace(_because(state, code, why), phase=RETURNING, ends_as=outcome)
 
 
-def _hold(state: State, code: str, text: str) -> Move:
-    return Move(_because(state, code, text), loud=code not in _QUIET)
+def _hold(state: State, code: str, why: Why) -> Move:
+    return Move(_because(state, code, why), loud=code not in _QUIET)
 
 
-def _because(state: State, code: str, text: str) -> State:
-    return replace(state, code=code, text=text)
+def _because(state: State, code: str, why: Why) -> State:
+    return replace(state, code=code, why=why)
 
 
 def _overdue(look: Look) -> bool:
@@ -479,12 +500,11 @@ def _overdue(look: Look) -> bool:
 
 def _alerts(plan: Plan, seen: Observation, move: Move) -> tuple[Alert, ...]:
     """Alerts for people, each code once: the reason to hold or end, and watched signals that only alert."""
-    found = {move.state.code: Alert(move.state.code, move.state.text)} if move.loud else {}
+    found = {move.state.code: Alert(move.state.code, move.state.why)} if move.loud else {}
     if move.state.phase == RETURNING and move.state.weight and seen.stable != READY:
-        text = "the previous version is not ready, so the new version keeps its traffic until it is"
-        found["cannot-return"] = Alert("cannot-return", text)
+        found["cannot-return"] = Alert("cannot-return", fact("cannot-return"))
     only_alert = {watch.signal for watch in plan.watches if watch.on_alarm == plans.ALERT}
     for each in seen.alerts:
         if each.raised and each.signal in only_alert:
-            found[f"alarm-{each.signal}"] = Alert(f"alarm-{each.signal}", f"{each.signal}: {each.text}")
+            found[f"alarm-{each.signal}"] = Alert(f"alarm-{each.signal}", of_signal(each.signal, each.why))
     return tuple(found.values())

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import msgspec
 
 from roadworthy.rollout.evidence.counts import Tally
+from roadworthy.rollout.facts import Why, fact
 from roadworthy.rollout.plan.plan import Criterion, Plan
 from roadworthy.statistics.e_process import Split, log_e_not_worse_of
 from roadworthy.statistics.intervals import upper_sequence
@@ -102,38 +103,24 @@ def _own(tally: Tally, shadowed: bool) -> tuple[int, int]:
     return (tally.pairs, tally.pairs_canary_bad) if shadowed else (tally.canary_samples, tally.canary_bad)
 
 
-def explain(found: Shown, other: tuple[int, int]) -> tuple[bool, str, str]:
-    """Whether the step may end as far as this criterion is concerned, the code, and the text.
+def explain(found: Shown, other: tuple[int, int]) -> tuple[bool, str, Why]:
+    """Whether the step may end as far as this criterion is concerned, the code, and why.
 
     Args:
         other: the stable's bad events and samples in this step.
     """
+    counts = {"bad": found.bad, "samples": found.samples}
+    bound = {"upper": found.upper, "allowed": found.allowed}
+    if found.samples == 0 < found.needed:
+        return False, "no-evidence", fact("no-samples", needed=found.needed)
     if found.samples < found.needed:
-        return False, *_too_few(found)
-    counts = f"{found.bad:,} bad of {found.samples:,} in this step"
-    if found.exempt:
-        return True, "enough", counts
-    if found.under:
-        return (
-            True,
-            "enough",
-            f"{counts}; its rate is at most {found.upper:.3g} at every look, below {found.allowed:.3g}",
-        )
+        return False, "too-little-evidence", fact("too-few", samples=found.samples, needed=found.needed)
+    if found.exempt or found.under:
+        return True, "enough", fact("enough", **counts) if found.exempt else fact("under", **counts, **bound)
     if found.not_worse:
-        return True, "shown-better", f"{counts}; shown to be below {found.times:.3g} times the stable's rate"
-    counts = f"{counts}, the stable's {other[0]:,} of {other[1]:,}"
-    return False, "not-shown", f"{counts}: not shown to be well. {_still_to_show(found)}"
-
-
-def _too_few(found: Shown) -> tuple[str, str]:
-    if found.samples == 0:
-        return "no-evidence", f"no samples yet; the step needs {found.needed:,}"
-    return "too-little-evidence", f"{found.samples:,} of the {found.needed:,} samples that the step needs"
-
-
-def _still_to_show(found: Shown) -> str:
-    bound = f"Its rate is at most {found.upper:.3g}, and must be shown to be below {found.allowed:.3g}"
+        return True, "shown-better", fact("not-worse", **counts, times=found.times)
+    unshown = {**counts, **bound, "stable_bad": other[0], "stable_samples": other[1]}
     if found.log_e is None or found.threshold is None:
-        return bound
-    evidence, enough = (math.exp(min(each, _MOST_E)) for each in (found.log_e, found.threshold))
-    return f"{bound}, or: E {evidence:.3g} of {enough:.3g} that it is below {found.times:.3g} times the stable's"
+        return False, "not-shown", fact("not-shown", **unshown)
+    e, enough = (math.exp(min(each, _MOST_E)) for each in (found.log_e, found.threshold))
+    return False, "not-shown", fact("not-shown-either", **unshown, e=e, enough=enough, times=found.times)

@@ -13,6 +13,7 @@ import msgspec
 
 from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.rollout.decide.verdict import Scope, Segment, Verdict
+from roadworthy.rollout.facts import Why, fact
 from roadworthy.rollout.stored import read_stored
 
 FORMAT = 1
@@ -25,8 +26,9 @@ SUPERSEDED, NOT_STARTED, INCONCLUSIVE = "superseded", "not-started", "inconclusi
 decision before the deadline, so the traffic went back although the canary was not found worse; also the code of a rollout that is
 held for this reason."""
 
-BEGINS, RESUMED = "preparing", "resumed"
-"""Codes of a rollout before anything has happened, and after a person resumed it."""
+BEGINS, RESUMED, RETREAT = "preparing", "resumed", "serving-quarantined"
+"""Codes of a rollout before anything has happened, after a person resumed it, and of a deployment of the previous version because
+the serving one is in quarantine."""
 
 READY, LOADING, FAILED = "READY", "LOADING", "FAILED"
 
@@ -39,13 +41,13 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class SignalAlert(msgspec.Struct, frozen=True):
-    """The state of a watched signal. `samples` are the canary's, 0 when nothing can be said; `other_samples` are the stable's.
-    Raised without samples: the signal itself failed."""
+    """The state of a watched signal, and why. `samples` are the canary's, 0 when nothing can be said; `other_samples` are the
+    stable's. Raised without samples: the signal itself failed."""
 
     signal: str
     samples: int
     raised: bool
-    text: str = ""
+    why: Why = msgspec.field(default="", name="text")
     other_samples: int = 0
 
 
@@ -61,7 +63,7 @@ class Observation(msgspec.Struct, frozen=True):
             quarantine, else LOADING. code, reason: why it FAILED.
         fresh: whether every live gateway's telemetry is recent.
         breaker_open: whether the breaker on the canary is open on any machine.
-        uncounted: signals of the plan that a live worker does not count, a sentence each.
+        uncounted: signals of the plan that a live worker does not count, and why.
         alerts: state of the plan's watched signals; a missing one has no evidence, which holds where an alarm would.
     """
 
@@ -71,11 +73,11 @@ class Observation(msgspec.Struct, frozen=True):
     canary: str = LOADING
     stable: str = READY
     code: str = ""
-    reason: str = ""
+    reason: Why = ""
     fresh: bool = True
     breaker_open: bool = False
     refusing: tuple[str, ...] = ()
-    uncounted: tuple[str, ...] = ()
+    uncounted: tuple[Why, ...] = ()
     alerts: tuple[SignalAlert, ...] = ()
 
 
@@ -101,7 +103,7 @@ class State(msgspec.Struct, frozen=True):
         outputs, probabilities: what gateways count of answers until the rollout ends; see `RolloutEntry`.
         alerts: state of the watched signals at the last look (stored as `alarms`).
         ends_as: the outcome that RETURNING or PROMOTING leads to, and that FINISHED has.
-        code, text: the reason for the present state.
+        code, why: the reason for the present state (`why` is stored as `text`).
         told: codes of the alerts in force, each sent once.
     """
 
@@ -130,7 +132,7 @@ class State(msgspec.Struct, frozen=True):
     alerts: tuple[SignalAlert, ...] = msgspec.field(default=(), name="alarms")
     ends_as: str | None = None
     code: str = BEGINS
-    text: str = "the new version is being loaded"
+    why: Why = msgspec.field(default=fact("canary-loading"), name="text")
     told: tuple[str, ...] = ()
     format: int = FORMAT
 
@@ -173,10 +175,10 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
 
 
 class Alert(msgspec.Struct, frozen=True, tag="alert"):
-    """Alert people. `code` is stable, `text` a sentence."""
+    """Alert people. `code` is stable."""
 
     code: str
-    text: str
+    why: Why
 
 
 Action = SetSplit | Retry | Finish | Alert

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roadworthy.contract.telemetry import FAILED, READY, VersionState, WorkerReport
+from roadworthy.rollout.facts import Why, fact
 
 KEPT_OUT = "version-quarantined"
 
@@ -20,7 +21,7 @@ class Refuse:
     """A worker could not load or prove the version: the traffic stays where it is."""
 
     code: str
-    reason: str
+    reason: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,22 @@ def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wa
     states = [_state(worker, digest) for worker in workers]
     for state in states:
         if state is not None and state.state == FAILED:
-            return Refuse(state.code or "load-failed", state.reason or "a worker could not load it")
+            return Refuse(state.code or "load-failed", state.reason or fact("worker-cannot-load"))
     ready = sum(1 for state in states if state is not None and state.state == READY)
     if ready == len(workers):
         return Switch()
     return Wait(f"ready on {ready} of {len(workers)} workers")
 
 
-def kept_out(digest: str, workers: Sequence[WorkerReport]) -> str | None:
+def any_kept_out(workers: Sequence[WorkerReport]) -> bool:
+    """Whether a gateway has any version in quarantine."""
+    return any(state.code == KEPT_OUT for worker in workers for state in worker.versions)
+
+
+def kept_out(digest: str, workers: Sequence[WorkerReport]) -> Why | None:
     """Why a live gateway has the package in quarantine, because it crashes its processes there; None if no gateway has."""
     states = (_state(worker, digest) for worker in workers)
-    return next((state.reason or "it crashes" for state in states if state is not None and state.code == KEPT_OUT), None)
+    return next((state.reason or fact("it-crashes") for state in states if state is not None and state.code == KEPT_OUT), None)
 
 
 def _state(worker: WorkerReport, digest: str) -> VersionState | None:

@@ -1,4 +1,4 @@
-"""From evidence to PASS, FAIL or HOLD, each with its reasons, its numbers and a sentence for the engineer on call. Pure.
+"""From evidence to PASS, FAIL or HOLD, each with its reasons and its numbers. Pure.
 
 `machine.py` calls `judge` at every tick and acts on the result. Each of the plan's criteria is judged separately:
 
@@ -24,8 +24,8 @@ from roadworthy.contract.evidence import DRAWN
 from roadworthy.contract.snapshot import FULL_SHARE
 from roadworthy.rollout.decide.passing import Shown, Step, explain, shown
 from roadworthy.rollout.evidence.counts import Evidence, Tally
+from roadworthy.rollout.facts import Fact, Why, fact, of_signal, plugin_raised
 from roadworthy.rollout.plan.plan import Criterion, Plan
-from roadworthy.signals.discovery import plugin_raised
 from roadworthy.statistics.e_process import (
     Split,
     always_valid_p,
@@ -77,7 +77,8 @@ class Finding(msgspec.Struct, frozen=True):
     """One criterion's verdict.
 
     Attributes:
-        signal: of the criterion. outcome: PASS, FAIL or HOLD. code: why, stable ("worse", "no-evidence", …). text: why, in words.
+        signal: of the criterion. outcome: PASS, FAIL or HOLD. code, why: the reason; the code is stable ("worse",
+            "no-evidence", …), and `why` is stored as `text`.
         samples, bad: the canary's, over the whole rollout; in shadow steps, pairs. In a sticky rollout `bad` and `other_bad` are
             distinct users. other_samples, other_bad: the stable's.
         log_e: ln E now. threshold: ln E that rolls back. p: 1/E, at most 1.
@@ -88,7 +89,7 @@ class Finding(msgspec.Struct, frozen=True):
     signal: str
     outcome: str
     code: str
-    text: str
+    why: Why = msgspec.field(name="text")
     samples: int = 0
     bad: int = 0
     other_samples: int = 0
@@ -101,11 +102,11 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The verdict on the evidence so far. `code` and `text` are the deciding criterion's; "no-criteria" is PASS without any."""
+    """The verdict on the evidence so far. `code` and `why` are the deciding criterion's; "no-criteria" is PASS without any."""
 
     outcome: str
     code: str
-    text: str
+    why: Why = msgspec.field(name="text")
     findings: tuple[Finding, ...] = ()
     withdraw: bool = False
 
@@ -119,9 +120,9 @@ def judge(plan: Plan, scope: Scope, evidence: Evidence) -> Verdict:
     if not ordered and skewed is not None:
         return Verdict(HOLD, "share-not-as-set", skewed)
     if not ordered:
-        return Verdict(PASS, "no-criteria", "the plan has no criteria")
+        return Verdict(PASS, "no-criteria", fact("no-criteria"))
     first = ordered[0]
-    return Verdict(first.outcome, first.code, first.text, findings, any(each.withdraw for each in findings))
+    return Verdict(first.outcome, first.code, first.why, findings, any(each.withdraw for each in findings))
 
 
 def splits_of(plan: Plan, segments: Iterable[Segment], tallies: Tallies) -> list[Split]:
@@ -149,8 +150,8 @@ def _bad(plan: Plan, tally: Tally) -> tuple[int, int]:
     return tally.canary_bad, tally.stable_bad
 
 
-def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
-    """A sentence if a version got more requests than its share in some segment; None while that may be chance.
+def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> Fact | None:
+    """The fact that a version got more requests than its share in some segment; None while that may be chance.
 
     Sticky rollouts assign users, and only those with bad events are distinguished: a user with many requests is not a fault
     there.
@@ -163,14 +164,11 @@ def _skewed(plan: Plan, scope: Scope, evidence: Evidence) -> str | None:
         drawn, share = tally.canary_samples, segment.weight / FULL_SHARE
         requests = drawn + tally.stable_samples
         if 0.0 < share < 1.0 and log_e_other_share(drawn, requests, share) >= _OTHER_SHARE:
-            return (
-                f"the new version got {_share(drawn, requests)} requests where {share:g} was set, which is not chance: "
-                "the bad events do not distinguish the two versions"
-            )
+            return fact("share-not-as-set", got=_share(drawn, requests), share=share)
     return None
 
 
-def _judged(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None) -> Finding:
+def _judged(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: Fact | None) -> Finding:
     """The finding; HOLD if the signal raises an error, so that the other criteria and the deadline still act."""
     try:
         return _judge(plan, criterion, alpha, scope, evidence, skewed)
@@ -178,12 +176,12 @@ def _judged(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, eviden
         return _unmeasurable(criterion, alpha, plugin_raised(error))
 
 
-def _unmeasurable(criterion: Criterion, alpha: float, why: str) -> Finding:
-    text = f"{criterion.signal}: {why}"
-    return Finding(criterion.signal, HOLD, "signal-not-measurable", text, threshold=-math.log(alpha))
+def _unmeasurable(criterion: Criterion, alpha: float, why: Why) -> Finding:
+    found = of_signal(criterion.signal, why)
+    return Finding(criterion.signal, HOLD, "signal-not-measurable", found, threshold=-math.log(alpha))
 
 
-def _judge(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: str | None) -> Finding:
+def _judge(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidence: Evidence, skewed: Fact | None) -> Finding:
     if criterion.kind.unmeasurable is not None:
         return _unmeasurable(criterion, alpha, criterion.kind.unmeasurable)
     threshold, tallies = -math.log(alpha), evidence.tallies(criterion.signal)
@@ -200,19 +198,19 @@ def _judge(plan: Plan, criterion: Criterion, alpha: float, scope: Scope, evidenc
     facts = (*counted, log_e, threshold, always_valid_p(log_e))
     misled = skewed if criterion.kind.compares else None
     if log_e >= threshold and misled is None:
-        text = _accusation(plan, criterion, counted, log_e, threshold)
-        return Finding(criterion.signal, FAIL, "worse", text, *facts, shown=seen)
-    outcome, code, text, withdraw = (
+        accused = of_signal(criterion.signal, _accusation(plan, criterion, counted, log_e, threshold))
+        return Finding(criterion.signal, FAIL, "worse", accused, *facts, shown=seen)
+    outcome, code, why, withdraw = (
         _limit(criterion, threshold, scope, tallies)
         or (None if misled is None else (HOLD, "share-not-as-set", misled, False))
         or _uncounted(plan, total, evidence)
         or _suspicion(criterion, log_e, threshold)
         or _of_step(seen, step)
     )
-    return Finding(criterion.signal, outcome, code, f"{criterion.signal}: {text}", *facts, withdraw, seen)
+    return Finding(criterion.signal, outcome, code, of_signal(criterion.signal, why), *facts, withdraw, seen)
 
 
-_Reason = tuple[str, str, str, bool]
+_Reason = tuple[str, str, Why, bool]
 
 
 def _limit(criterion: Criterion, threshold: float, scope: Scope, tallies: Tallies) -> _Reason | None:
@@ -226,18 +224,13 @@ def _limit(criterion: Criterion, threshold: float, scope: Scope, tallies: Tallie
     stable = _total(lately, tallies)  # includes the time since the withdrawal: whether the stable alone fares better
     if log_e_over(total.canary_bad, total.canary_samples, criterion.limit) < threshold:
         return None
-    rate = f"{_share(total.canary_bad, total.canary_samples)} of the canary's are bad, over the limit of {criterion.limit:.3g}"
+    rate = {"canary": _share(total.canary_bad, total.canary_samples), "limit": criterion.limit}
     if log_e_over(stable.stable_bad, stable.stable_samples, criterion.limit) >= threshold:
         other = _share(stable.stable_bad, stable.stable_samples)
-        return (
-            HOLD,
-            "shared-outage",
-            f"{rate}, but so are {other} of the stable's: both versions suffer, so the new one is not accused",
-            False,
-        )
+        return HOLD, "shared-outage", fact("shared-outage", **rate, stable=other), False
     if total.canary_samples < LEAST_LIMITED and 0 < scope.segments[-1].weight < FULL_SHARE:
-        return HOLD, "suspicious", f"{rate}; {LEAST_LIMITED} of its requests will show whether it is worse", False
-    return HOLD, "over-limit", f"{rate}; its traffic is back on the stable until a person resumes or aborts", True
+        return HOLD, "suspicious", fact("over-limit-soon", **rate, least=LEAST_LIMITED), False
+    return HOLD, "over-limit", fact("over-limit", **rate), True
 
 
 def _uncounted(plan: Plan, total: Tally, evidence: Evidence) -> _Reason | None:
@@ -245,26 +238,15 @@ def _uncounted(plan: Plan, total: Tally, evidence: Evidence) -> _Reason | None:
     if plan.sticky is None:
         return None
     if evidence.overflow:
-        return (
-            HOLD,
-            "too-many-units",
-            "more users had bad events than can be distinguished, so they cannot be counted",
-            False,
-        )
+        return HOLD, "too-many-units", fact("too-many-users"), False
     if total.canary_bad + total.stable_bad and not total.canary_units + total.stable_units:
-        return HOLD, "units-missing", "bad events came without their users, so they cannot be counted", False
+        return HOLD, "units-missing", fact("users-missing"), False
     return None
 
 
 def _suspicion(criterion: Criterion, log_e: float, threshold: float) -> _Reason | None:
     if criterion.kind.compares and log_e >= max(threshold - _SUSPICION, _LEAST_SUSPICION):
-        odds = f"once in {_count(math.exp(log_e))}"
-        return (
-            HOLD,
-            "suspicious",
-            f"an equal version looks this bad {odds}; wait until more traffic shows that it is well or worse",
-            False,
-        )
+        return HOLD, "suspicious", fact("suspicious", odds=math.exp(log_e)), False
     return None
 
 
@@ -285,8 +267,8 @@ def _of_step(seen: Shown, step: Step) -> _Reason:
     """Whether the step has shown enough, with the stable's counts for comparison."""
     total = step.total
     other = (total.pairs_stable_bad, total.pairs) if step.shadowed else (total.stable_bad, total.stable_samples)
-    passes, code, text = explain(seen, other)
-    return PASS if passes else HOLD, code, text, False
+    passes, code, why = explain(seen, other)
+    return PASS if passes else HOLD, code, why, False
 
 
 def _total(segments: Iterable[Segment], tallies: Tallies) -> Tally:
@@ -296,22 +278,16 @@ def _total(segments: Iterable[Segment], tallies: Tallies) -> Tally:
     return total
 
 
-def _accusation(plan: Plan, criterion: Criterion, counted: tuple[int, int, int, int], log_e: float, threshold: float) -> str:
+def _accusation(plan: Plan, criterion: Criterion, counted: tuple[int, int, int, int], log_e: float, threshold: float) -> Fact:
     samples, bad, other_samples, other_bad = counted
-    odds = f"would look this bad once in {_count(math.exp(min(log_e, 700.0)))} rollouts"
-    rarity = f"{odds}; the plan's threshold is once in {_count(math.exp(threshold))}"
+    rare = fact("rare", odds=math.exp(min(log_e, 700.0)), threshold=math.exp(threshold))
     if not criterion.kind.compares:
-        return f"{criterion.signal}: {_share(bad, samples)} pairs; a version within the limit {rarity}"
-    worse = "that is no worse" if criterion.ratio == 1.0 else f"with {criterion.ratio:.3g} times the stable's rate"
-    sides = f"canary {_share(bad, samples)}, stable {_share(other_bad, other_samples)}"
+        return fact("worse-pairs", canary=_share(bad, samples), rare=rare)
+    canary, stable = _share(bad, samples), _share(other_bad, other_samples)
     if plan.sticky is not None:
-        sides = f"canary {bad:,} users, stable {other_bad:,} users"
-    return f"{criterion.signal}: {sides}; a version {worse} {rarity}"
+        canary, stable = fact("users", users=bad), fact("users", users=other_bad)
+    return fact("worse", canary=canary, stable=stable, ratio=criterion.ratio, rare=rare)
 
 
-def _share(bad: int, samples: int) -> str:
-    return f"{bad:,} of {samples:,}" + (f" ({bad / samples:.3g})" if samples else "")
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}" if number < 1e6 else f"{number:.0e}"
+def _share(bad: int, samples: int) -> Fact:
+    return fact("share", bad=bad, samples=samples)

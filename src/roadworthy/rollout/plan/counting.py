@@ -10,26 +10,20 @@ from collections.abc import Collection, Iterator, Sequence
 
 from roadworthy.contract.evidence import COUNTED_BEFORE
 from roadworthy.contract.telemetry import WorkerReport
+from roadworthy.rollout.facts import Why, fact, plugin_raised
 from roadworthy.rollout.plan.plan import Plan
 from roadworthy.schema.signature import Signature
-from roadworthy.signals.discovery import plugin_raised, signal_or_missing
+from roadworthy.signals.discovery import signal_or_missing
 from roadworthy.signals.signal import COUNTED, Use
 
-_HELP = "upgrade their gateways, name the plug-in in general.plugins there, and look for signal-failed in their logs"
 
-_FAILED = (
-    "it raised an error on a worker, which then no longer counted it; see signal-failed in the gateways' logs, mend the"
-    " plug-in, and start the rollout again"
-)
-
-
-def unbindable(plan: Plan, signature: Signature, slow_us: int | None) -> Iterator[tuple[str, str]]:
+def unbindable(plan: Plan, signature: Signature, slow_us: int | None) -> Iterator[tuple[str, Why]]:
     """Each signal of the plan that says that it cannot be measured on endpoints with this signature, and why. While `slow_us` is
     unknown, signals that need it are not asked: without it no rollout by them begins."""
     for each in plan.signals:
         signal = signal_or_missing(each.signal)
         try:
-            why = signal.unmeasurable
+            why: Why | None = signal.unmeasurable
             if why is None and isinstance(signal, COUNTED) and not (signal.needs_run_times and slow_us is None):
                 signal.bind(Use(signature, each.parameters, slow_us))
         except ValueError as error:
@@ -40,7 +34,7 @@ def unbindable(plan: Plan, signature: Signature, slow_us: int | None) -> Iterato
             yield each.signal, why
 
 
-def uncounted(plan: Plan, workers: Sequence[WorkerReport], failed: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+def uncounted(plan: Plan, workers: Sequence[WorkerReport], failed: Collection[str] = ()) -> Iterator[tuple[str, Why]]:
     """Each signal of the plan that some of these workers do not count, and why.
 
     Args:
@@ -49,17 +43,17 @@ def uncounted(plan: Plan, workers: Sequence[WorkerReport], failed: Collection[st
     for each in plan.signals:
         signal = signal_or_missing(each.signal)
         try:
-            why = signal.unmeasurable
+            why: Why | None = signal.unmeasurable
         except Exception as error:  # noqa: BLE001 - another distribution's code may raise anything
             why = plugin_raised(error)
         if why is not None:
             yield each.signal, why
         elif each.signal in failed:
-            yield each.signal, _FAILED
+            yield each.signal, fact("counting-failed")
         elif isinstance(signal, COUNTED):
             without = sum(each.signal not in _counted(worker) for worker in workers)
             if without:
-                yield each.signal, f"{without} of {len(workers)} workers do not count it; {_HELP}"
+                yield each.signal, fact("not-counted", without=without, workers=len(workers))
 
 
 def _counted(worker: WorkerReport) -> Sequence[str]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from roadworthy.contract.snapshot import WatchedOutput
 from roadworthy.rollout.decide.alerts import compares
 from roadworthy.rollout.decide.machine import Baseline
+from roadworthy.rollout.facts import Why
 from roadworthy.rollout.plan.plan import Plan
+from roadworthy.rollout.words import say
 from roadworthy.signals.discovery import signal_or_missing
 
 
@@ -34,7 +36,7 @@ class Facts:
     stable_ready: bool = True
     difference: str | None = None
     accepted_by: str | None = None
-    kept_out: str | None = None
+    kept_out: Why | None = None
     fields: tuple[str, ...] = ()
     slow_ms: float | None = None
     outputs: tuple[WatchedOutput, ...] = ()
@@ -71,7 +73,7 @@ def _obstacles(plan: Plan, facts: Facts) -> Iterator[Obstacle]:
     if facts.difference is not None and facts.accepted_by is None:
         yield Obstacle("signature-incompatible", f"it does not fit the endpoint's signature: {facts.difference}")
     if facts.kept_out is not None:
-        yield Obstacle("kept-out", f"{facts.canary} is in quarantine: {facts.kept_out}")
+        yield Obstacle("kept-out", f"{facts.canary} is in quarantine: {say(facts.kept_out)}")
     for text in facts.short:
         yield Obstacle("no-room", text)
     if plan.sticky is not None and plan.sticky.field is not None and plan.sticky.field not in facts.fields:
