@@ -50,7 +50,7 @@ class Machine:
 
 
 def test_the_least_busy_core_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those on which the process may run, over half a second; time of niced processes is idle; old figures do not count."""
+    """Of those on which the process may run, over half a second; time of niced processes is busy; old figures do not count."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     machine = Machine(tmp_path / "stat")
     cores = IdleCores(machine.path, lambda: machine.now_s)
@@ -59,8 +59,9 @@ def test_the_least_busy_core_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert machine.look(cores, 0.4) is None
     assert machine.look(cores, 0.2) == 0.5
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    machine.busy[0] += 40
-    machine.nice[0] += 10
+    machine.busy[0] += 20
+    machine.nice[0] += 20
+    machine.idle[0] += 10
     assert machine.look(cores, 0.6) == 0.2
     assert machine.look(cores, 60.0) is None
 

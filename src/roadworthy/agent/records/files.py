@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SUFFIX = ".parquet"
-_GROUP_ROWS = 32_768
-_GROUP_BYTES = 16 << 20
+_GROUP_ROWS = 8_192
+_GROUP_BYTES = 4 << 20
+"""A row group takes about 20 ms of processor time, and the thread for idle time cannot stop within it."""
 _NAMES = PredictionRecord.__struct_fields__
 _AT = "at_us"
 _OWN = frozenset({"id", "at_us", "request_id", "latency_us", "inputs", "outputs"})

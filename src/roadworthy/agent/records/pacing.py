@@ -53,10 +53,8 @@ def decide(backlog: Backlog, idle: float | None) -> Pace:
 
 
 class IdleCores:
-    """Measures how idle the cores are on which this process may run.
-
-    Time of processes with a raised nice value counts as idle, including that of the agent's own thread for idle cores.
-    """
+    """Measures how idle the cores are on which this process may run. The time of processes with a raised nice value is not idle:
+    the thread for idle time would wait for them too."""
 
     def __init__(self, stat: Path = _STAT, clock: Callable[[], float] = time.monotonic) -> None:
         self._stat = stat
@@ -82,7 +80,7 @@ def _core_times(stat: Path) -> dict[str, tuple[int, int]]:
         cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         rows = (line.split() for line in stat.read_text().splitlines() if line.startswith("cpu"))
         times = {name: list(map(int, ticks[:8])) for name, *ticks in rows if name in cores}
-        return {name: (nice + idle + wait, sum(ticks)) for name, ticks in times.items() for _, nice, _, idle, wait in [ticks[:5]]}
+        return {name: (ticks[3] + ticks[4], sum(ticks)) for name, ticks in times.items() if ticks[4:]}
     return {}
 
 
@@ -96,5 +94,3 @@ def yield_to_others() -> None:
     privileges. Linux schedules whole sessions where autogroup is on and no cgroup is used; there it has no effect on workers."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, 0, 19)  # on Linux only of this thread; `IdleCores` counts its time as idle

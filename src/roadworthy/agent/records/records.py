@@ -105,6 +105,7 @@ class RecordSink:
                     await asyncio.wait(self._tasks)
                 while self.spool.segments and await self._write_oldest():
                     pass
+        await self._on_disk(self.spool.give_back)
         await self._on_disk(self.spool.sync)
         self._hurry = False
 
