@@ -25,8 +25,8 @@ from roadworthy.agent.records.spool import Spool
 from roadworthy.contract.record import count_records
 
 MAX_WAITING_BYTES = 64 << 20
-GATHER_S = 0.1
-"""Frames of this time go to the disk together."""
+GATHER_S = 0.25
+"""Frames of this time go to the disk together: each handing over to the thread costs the loop about 0.2 ms."""
 GATHER_BYTES = 8 << 20
 SYNC_EVERY_S = 1.0
 LOOK_S = 0.25
@@ -125,7 +125,8 @@ class RecordSink:
         if self._has_room():
             lost = await self._on_disk(self._append, payloads, self._scrubbers)
             lost += self.folder.trim(self.spool.size_bytes)
-            lost += await self._on_disk(self.spool.trim, self.folder.max_bytes)
+            if self.spool.size_bytes > self.folder.max_bytes:
+                lost += await self._on_disk(self.spool.trim, self.folder.max_bytes)
         else:
             lost = sum(map(count_records, payloads))
         self._held_bytes -= size
