@@ -136,7 +136,7 @@ class GatewaySettings:
     cache_wait_ms: Annotated[float, Bounds(1, 1_000)] = 20.0
     """Longest time, in milliseconds, that a request waits for that server."""
     record_max_bytes: Annotated[int, Bounds(0, 1 << 50)] = 5 << 30
-    """Bytes that record files may take on disk; beyond it the oldest are deleted and counted."""
+    """Bytes that prediction records may take on disk, spooled and in files; beyond it the oldest are deleted and counted."""
 
 
 @dataclass(frozen=True, slots=True)

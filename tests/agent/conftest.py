@@ -180,8 +180,9 @@ runpy.run_module("roadworthy.agent", run_name="__main__")
 """
 
 
-OFTEN = {"sync.shipping.TELEMETRY_EVERY_S": 0.2, "sync.sync.LOOK_S": 0.2}
-"""Constants of the agents here: tests wait for the next frame, and for the next look at the packages' folder."""
+OFTEN = {"sync.shipping.TELEMETRY_EVERY_S": 0.2, "sync.sync.LOOK_S": 0.2, "records.pacing.OLD_S": 0.5}
+"""Constants of the agents here: tests wait for the next frame, for the next look at the packages' folder, and for record files,
+however busy the machine is."""
 
 
 class RunningAgent:

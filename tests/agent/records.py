@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from roadworthy.agent.records.files import FinishedFile, SegmentFiles
+from roadworthy.agent.records.privacy import Scrubber, clear_records
+from roadworthy.agent.records.spool import Spool
 from roadworthy.contract.record import PredictionRecord
 from roadworthy.foundation.ids import PredictionIds
 
@@ -26,3 +31,24 @@ def record(endpoint: str = "flights", inputs: Any = None, outputs: Any = None, *
 def body(value: Any) -> bytes:
     """Bytes of a body."""
     return value if isinstance(value, bytes) else json.dumps(value).encode()
+
+
+def write_files(folder: Path, payloads: Iterable[bytes], scrubbers: Mapping[str, Scrubber]) -> list[FinishedFile]:
+    """Make record files of payloads, as the agent does."""
+    spool = Spool(folder)
+    assert spool.append([clear_records(payload, scrubbers) for payload in payloads]) == 0
+    segment = spool.take_oldest()
+    if segment is None:
+        return []
+    files, lost = files_of(segment.path)
+    spool.drop(segment)
+    assert lost == 0
+    return files
+
+
+def files_of(segment: Path) -> tuple[list[FinishedFile], int]:
+    """Make record files of a segment of the spool; the files, and the number of records in damaged frames."""
+    job = SegmentFiles(segment.parent, segment)
+    while (write := job.next_group()) is not None:
+        write()
+    return job.finish(), job.lost

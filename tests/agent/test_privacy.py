@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from roadworthy.agent.records.files import RecordWriter
 from roadworthy.agent.records.privacy import Scrubber, load_hash_key
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Privacy, Signature
-from tests.agent.records import body, record
+from tests.agent.records import body, record, write_files
 from tests.records import pack
 
 SECRET = "Ada Lovelace"
@@ -125,8 +124,8 @@ def test_nothing_private_reaches_the_disk(tmp_path: Path) -> None:
     private = {"inputs": SECRET.encode(), "outputs": outputs, "json_bytes": 3}
     tensors = record(**private, input_format="open-inference", output_format="open-inference")
     records.append(tensors)
-    files, _ = RecordWriter(tmp_path).write([pack(records)], {"flights": SCRUBBER})
-    rows = pq.read_table(tmp_path / files[0].name).to_pylist()
+    (file,) = write_files(tmp_path, [pack(records)], {"flights": SCRUBBER})
+    rows = pq.read_table(tmp_path / file.name).to_pylist()
     assert not [row for row in rows if SECRET in json.dumps(row, default=repr)]
     assert [row["input_format"] for row in rows] == ["json", "json", "withheld", "withheld", "withheld"]
     assert [row["json_bytes"] for row in rows] == [-1] * 5

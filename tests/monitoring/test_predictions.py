@@ -8,12 +8,11 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from roadworthy.agent.records.files import RecordWriter
 from roadworthy.contract.telemetry import RecordFile, Telemetry
 from roadworthy.foundation.errors import NotFound
 from roadworthy.monitoring import gateways, predictions
 from roadworthy.store.engine import open_database
-from tests.agent.records import record
+from tests.agent.records import record, write_files
 from tests.records import pack
 
 
@@ -102,9 +101,8 @@ def test_files_that_cannot_be_read_hide_no_other(tmp_path: Path) -> None:
 def shown(path: Path, *numbers: int) -> Path:
     """A complete record file, as gateways write it."""
     group = [record(id=f"{number:032x}", at_us=AT_US + number) for number in numbers]
-    files, lost = RecordWriter(path.parent).write([pack(group)], {})
-    assert lost == 0
-    return (path.parent / files[0].name).rename(path)
+    (file,) = write_files(path.parent, [pack(group)], {})
+    return (path.parent / file.name).rename(path)
 
 
 def last_byte(path: Path, column: str) -> int:

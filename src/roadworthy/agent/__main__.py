@@ -1,7 +1,7 @@
 """`python -m roadworthy.agent`: the agent's main, started by the supervisor and configured by one line on standard input.
 
-It wires the parts of this folder together, runs them until SIGTERM or until the supervisor is gone, then writes the remaining
-records and tries a last time to ship them.
+It wires the parts of this folder together, runs them until SIGTERM or until the supervisor is gone, then spools the remaining
+records, and tries a last time to write and ship them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from roadworthy.serving.health.pressure import measure
 from roadworthy.serving.metrics import Totals, WorkerMetrics, executing, read_totals, suspects
 
 LAST_ATTEMPT_S = 2.0
-"""How long shipping the last files and frame may take at the end; the rest stays on disk for the next start."""
+"""How long writing the last files, and then shipping them with a frame, may take at the end; the next start does the rest."""
 
 _log = structlog.get_logger(__name__)
 
@@ -75,7 +75,7 @@ class StartDocument(msgspec.Struct, frozen=True, kw_only=True):
         control_url, key: the control plane and a key of the role gateway, or None to serve what is on disk.
         metrics_fd: inherited listening socket for /metrics, or None for no metrics.
         metrics_host: where that socket listens, for the log.
-        record_max_bytes: bound of all record files on disk. disk_reserve_bytes: free space that records leave to others.
+        record_max_bytes: bound of all records on disk. disk_reserve_bytes: free space that records leave to others.
         children_fd: inherited channel to the supervisor (`orders.py`), or None: then nothing executes in isolation.
         crashes_to_quarantine: number of crashes of a version within ten minutes that lead to quarantine.
         growth_mb: a runner that grew by more is replaced; 0 for no bound.
@@ -194,6 +194,7 @@ def _wire(document: StartDocument) -> _Agent:
             control_up=None if control is None else sync.connected,
             files_waiting=len(sink.folder.names()),
             files_lost=sink.folder.files_lost,
+            spool_bytes=sink.spool.size_bytes,
             keeping=Keeping() if runners is None else runners.facts(),
             disk_free_bytes=reading.disk_free_bytes,
             memory_used=reading.memory,
@@ -321,7 +322,7 @@ async def _finish(agent: _Agent, tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await agent.sink.flush()
+    await agent.sink.flush(LAST_ATTEMPT_S)
     if agent.control is not None and agent.shipping is not None:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
             async with asyncio.timeout(LAST_ATTEMPT_S):

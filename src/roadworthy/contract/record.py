@@ -128,7 +128,11 @@ _decoder = msgspec.msgpack.Decoder(list[RecordColumns])
 
 def encode_records(groups: Iterable[tuple[RecordKind, Sequence[RecordRow]]]) -> bytearray:
     """Encode many records as one payload; no group may be empty."""
-    columns = list(starmap(_columns, groups))
+    return encode_columns(list(starmap(to_columns, groups)))
+
+
+def encode_columns(columns: Sequence[RecordColumns]) -> bytearray:
+    """Encode records that are columns already as one payload."""
     count = sum(group.count for group in columns)
     payload = bytearray(count.to_bytes(_COUNT_BYTES, "little"))
     _encoder.encode_into(columns, payload, _COUNT_BYTES)
@@ -137,7 +141,7 @@ def encode_records(groups: Iterable[tuple[RecordKind, Sequence[RecordRow]]]) -> 
 
 def encode_long_record(kind: RecordKind, row: RecordRow) -> list[bytes | memoryview]:
     """Encode one record as the parts of a payload. Its bodies are parts themselves: copying long ones would take milliseconds."""
-    columns = msgspec.structs.astuple(_columns(kind, [row]))
+    columns = msgspec.structs.astuple(to_columns(kind, [row]))
     parts: list[bytes | memoryview] = [(1).to_bytes(_COUNT_BYTES, "little"), _ONE_GROUP, bytes([0x90 + len(columns)])]
     for column in columns:
         if isinstance(column, Pieces):
@@ -148,7 +152,7 @@ def encode_long_record(kind: RecordKind, row: RecordRow) -> list[bytes | memoryv
     return parts
 
 
-def decode_records(payload: bytes | bytearray) -> list[RecordColumns]:
+def decode_records(payload: bytes | bytearray | memoryview) -> list[RecordColumns]:
     """Decode `encode_records`' bytes. The columns are views of them.
 
     Raises:
@@ -160,12 +164,13 @@ def decode_records(payload: bytes | bytearray) -> list[RecordColumns]:
     return groups
 
 
-def count_records(payload: bytes | bytearray) -> int:
+def count_records(payload: bytes | bytearray | memoryview) -> int:
     """The number of records in `encode_records`' bytes, read from the first four bytes only."""
     return int.from_bytes(payload[:_COUNT_BYTES], "little") if len(payload) > _COUNT_BYTES else 0
 
 
-def _columns(kind: RecordKind, rows: Sequence[RecordRow]) -> RecordColumns:
+def to_columns(kind: RecordKind, rows: Sequence[RecordRow]) -> RecordColumns:
+    """Records of one kind, at least one, as columns."""
     ids, at_us, request_ids, latency_us, counts, json_bytes, output_json_bytes, inputs, outputs, units = zip(*rows, strict=True)
     return RecordColumns(
         kind,

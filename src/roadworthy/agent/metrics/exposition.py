@@ -34,6 +34,7 @@ class AgentFacts:
         reports: of the connected workers.
         control_up: whether the control plane answers; None without a control plane.
         files_waiting: record files not yet shipped. files_lost: files damaged or deleted before that.
+        spool_bytes: records on disk that are not in files yet.
         keeping: runner processes, restarts and quarantine.
         disk_free_bytes: where records are kept. memory_used: used share of the machine's or container's memory, 0 to 1.
         confinement: which of its parts hold here; empty until known.
@@ -46,6 +47,7 @@ class AgentFacts:
     control_up: bool | None
     files_waiting: int
     files_lost: int = 0
+    spool_bytes: int = 0
     keeping: Keeping = field(default_factory=Keeping)
     disk_free_bytes: int | None = None
     memory_used: float | None = None
@@ -139,6 +141,7 @@ def _workers(slots: list[SlotStatus]) -> Iterator[Metric]:
 def _agent(totals: Totals, facts: AgentFacts) -> Iterator[Metric]:
     yield counter("roadworthy_records_lost", "Prediction records dropped.", values=totals.records_lost)
     yield gauge("roadworthy_record_files", "Record files not yet shipped.", values=facts.files_waiting)
+    yield gauge("roadworthy_record_spool_bytes", "Records on disk that are not in files yet.", values=facts.spool_bytes)
     lost = "Record files damaged or deleted unshipped."
     yield counter("roadworthy_record_files_lost", lost, values=facts.files_lost)
     yield counter("roadworthy_log_lines_dropped", "Log lines dropped.", values=totals.log_lines_lost)

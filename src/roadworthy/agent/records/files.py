@@ -1,26 +1,26 @@
-"""Prediction records as Parquet files: `RecordWriter` writes them, `RecordFolder` lists them for `shipping.py`.
+"""Prediction records as Parquet files: `SegmentFiles` writes them, `RecordFolder` lists them for `shipping.py`.
 
 Columns are the fields of `contract/record.py`, in order: text as string, numbers as int64, bodies as binary. One file holds one
-endpoint's records of one rotation, and appears whole or not at all.
+endpoint's records of one segment of the spool, and appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from roadworthy.agent.records.privacy import Scrubber
+from roadworthy.agent.records.spool import frame_rows, frames
 from roadworthy.agent.records.tables import to_table
-from roadworthy.contract.record import PredictionRecord, count_records, decode_records
+from roadworthy.contract.record import PredictionRecord, RecordColumns, decode_records
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.files import fsync_folder, private_folder, sweep_temporary, temporary_beside
-from roadworthy.foundation.ids import PredictionIds
 from roadworthy.foundation.references import check_name
 from roadworthy.serving.health.pressure import free_bytes
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SUFFIX = ".parquet"
-_GROUP_ROWS = 32_768
+_GROUP_ROWS = 8_192
+_GROUP_BYTES = 4 << 20
+"""A row group takes about 20 ms of processor time, and the thread for idle time cannot stop within it."""
 _NAMES = PredictionRecord.__struct_fields__
 _AT = "at_us"
 _OWN = frozenset({"id", "at_us", "request_id", "latency_us", "inputs", "outputs"})
@@ -50,20 +52,21 @@ class FinishedFile:
 
 
 class RecordFolder:
-    """The files that are not shipped yet, oldest first, within a bound. Used from one thread at a time.
+    """The files that are not shipped yet, oldest first. Used from one thread at a time.
 
     Args:
         folder: created with mode 0700 when missing; unfinished files of an earlier run are deleted.
-        max_bytes: bound of all files together.
+        max_bytes: bound of all files and of the spool together.
         reserve_bytes: free disk space to leave to others: with less, nothing is written.
 
     Attributes:
+        max_bytes: as given.
         files_lost: number of files that were damaged or deleted before they were shipped.
     """
 
     def __init__(self, folder: Path, max_bytes: int, reserve_bytes: int = 0) -> None:
         self.folder = private_folder(folder)
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
         sweep_temporary(folder)
         found = ((path.name, path.stat().st_size) for path in folder.glob(f"*{_SUFFIX}"))
@@ -103,14 +106,17 @@ class RecordFolder:
             self._known[name] = known
         return known
 
-    def add(self, file: FinishedFile) -> int:
-        """Add a file that was just written; return the number of records in the oldest files that were deleted for it."""
+    def add(self, file: FinishedFile) -> None:
+        """Add a file that was just written; one of an earlier agent with the same name was replaced by it."""
+        self._held_bytes += file.size_bytes - self._sizes.get(file.name, 0)
         self._sizes[file.name] = file.size_bytes
         self._known[file.name] = file
-        self._held_bytes += file.size_bytes
+
+    def trim(self, spool_bytes: int) -> int:
+        """Delete the oldest files while all of them and the spool exceed the bound; return the number of records in them."""
         lost = 0
         for name in self.names():
-            if self._held_bytes <= self._max_bytes:
+            if self._held_bytes + spool_bytes <= self.max_bytes:
                 break
             lost += self.rows(name)
             self.remove(name)
@@ -140,117 +146,116 @@ class RecordFolder:
             _log.exception("cannot delete a record file", file=name)
 
 
-class RecordWriter:
-    """Turns payloads of records into files. One thread at a time."""
+class SegmentFiles:
+    """Turns one segment of the spool into record files, one for each endpoint, group by group. Methods may be called from
+    different threads, one at a time. Every method raises OSError when the disk refuses; after any error, call `abandon`.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        lost: number of records in damaged frames so far.
+    """
+
+    def __init__(self, folder: Path, segment: Path) -> None:
         self._folder = folder
-        self._ids = PredictionIds()
+        self._segment = segment
+        self._files: dict[str, _OpenFile] = {}
+        self._groups = self._read()
+        self.lost = 0
 
-    def write(self, payloads: Iterable[bytes], scrubbers: Mapping[str, Scrubber]) -> tuple[list[FinishedFile], int]:
-        """Write one file per endpoint.
+    def next_group(self) -> Callable[[], None] | None:
+        """Read the records of the next row group; return what encodes and writes it, mostly without the interpreter. None at the
+        end."""
+        return next(self._groups, None)
 
-        Args:
-            payloads: bytes from `encode_records`.
-            scrubbers: by endpoint; bodies of an endpoint without a scrubber are not kept.
+    def finish(self) -> list[FinishedFile]:
+        """Complete the files; none of them exists before that."""
+        return [file.finish() for file in self._files.values()]
 
-        Returns:
-            the finished files, and the number of records that could not be written: unreadable payloads, or a refusing disk.
-        """
-        with contextlib.suppress(OSError):  # then opening the files fails
-            private_folder(self._folder)  # it may have been deleted
-        files: dict[str, _OpenFile] = {}
-        lost = 0
-        for payload in payloads:
-            try:
-                groups = decode_records(payload)
-            except ValueError:
-                lost += count_records(payload)
-                continue
-            for group in groups:
-                endpoint = group.kind.endpoint
-                label = _file_label(endpoint)
-                file = files.get(label)
-                if file is None:
-                    file = files[label] = _OpenFile(self._folder / f"{label}-{self._ids.next()}{_SUFFIX}")
-                file.add(to_table(group, scrubbers.get(endpoint)), endpoint)
-        finished = []
-        for file in files.values():
-            done = file.finish()
-            if done is not None:
-                finished.append(done)
-            lost += file.lost
-        return finished, lost
+    def abandon(self) -> None:
+        """Delete unfinished files."""
+        for file in self._files.values():
+            file.abandon()
+
+    def _read(self) -> Iterator[Callable[[], None]]:
+        for payload, whole in frames(self._segment.read_bytes()):
+            for group in self._decoded(payload) if whole else self._lose(payload):
+                file = self._file(group.kind.endpoint)
+                if file.add(group):
+                    yield file.take_group()
+        for file in self._files.values():
+            if file.held:
+                yield file.take_group()
+
+    def _decoded(self, payload: memoryview) -> list[RecordColumns]:
+        try:
+            return [group for group in decode_records(payload) if group.count]
+        except ValueError:
+            return self._lose(payload)
+
+    def _lose(self, payload: memoryview) -> list[RecordColumns]:
+        self.lost += frame_rows(payload)
+        return []
+
+    def _file(self, endpoint: str) -> _OpenFile:
+        label = _file_label(endpoint)
+        if label not in self._files:
+            self._files[label] = _OpenFile(self._folder / f"{label}-{self._segment.stem}{_SUFFIX}", endpoint)
+        return self._files[label]
 
 
 class _OpenFile:
-    """A file being written in row groups of some thousand records; after a failure it only counts lost records."""
+    """A file being written in row groups of some thousand records."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, endpoint: str) -> None:
         self._path = path
+        self._endpoint = endpoint
         self._beside = temporary_beside(path)
-        self._tables: list[pa.Table] = []
-        self._held = 0
+        self._groups: list[RecordColumns] = []
+        self._held_bytes = 0
         self._writer: Any = None
         self._written = 0
         self._first_us, self._last_us = 2**63 - 1, 0
-        self._endpoint = ""
-        self._failed = False
-        self.lost = 0
+        self.held = 0
 
-    def add(self, table: pa.Table, endpoint: str) -> None:
-        self._tables.append(table)
-        self._held += table.num_rows
-        self._endpoint = endpoint
-        if self._held >= _GROUP_ROWS:
-            self._write_group()
+    def add(self, group: RecordColumns) -> bool:
+        """Hold records; whether they suffice for a row group."""
+        self._groups.append(group)
+        self.held += group.count
+        self._held_bytes += len(group.inputs.data) + len(group.outputs.data)
+        return self.held >= _GROUP_ROWS or self._held_bytes >= _GROUP_BYTES
 
-    def finish(self) -> FinishedFile | None:
-        """Close, flush to disk and rename the file. None when that failed; then no file is left behind."""
-        self._write_group()
-        if not self._failed:
-            try:
-                self._writer.close()
-                descriptor = os.open(self._beside, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                    size = os.fstat(descriptor).st_size
-                finally:
-                    os.close(descriptor)
-                self._beside.replace(self._path)
-                fsync_folder(self._path.parent)
-            except OSError:
-                self._failed = True
-        if self._failed:
-            self.lost += self._written
-            if self._writer is not None:
-                with contextlib.suppress(OSError):
-                    self._writer.close()
-            with contextlib.suppress(OSError):
-                self._beside.unlink(missing_ok=True)
-            return None
-        return FinishedFile(self._path.name, self._endpoint, self._written, size, self._first_us, self._last_us)
-
-    def _write_group(self) -> None:
-        tables, self._tables = self._tables, []
-        held, self._held = self._held, 0
-        if not held or self._failed:
-            self.lost += held
-            return
-        import pyarrow as pa
+    def take_group(self) -> Callable[[], None]:
+        """Make a table of the records that are held; return what writes it."""
         from pyarrow import compute
 
-        table = pa.concat_tables(tables)
+        table = to_table(self._groups)
+        self._groups, self.held, self._held_bytes = [], 0, 0
         times = compute.min_max(table.column(_AT)).as_py()
         self._first_us, self._last_us = min(self._first_us, times["min"]), max(self._last_us, times["max"])
+        self._written += table.num_rows
+        if self._writer is None:
+            self._writer = _open_parquet(self._beside, table.schema)
+        return partial(self._writer.write_table, table)
+
+    def finish(self) -> FinishedFile:
+        """Close, flush to disk and rename the file."""
+        self._writer.close()
+        descriptor = os.open(self._beside, os.O_RDONLY)
         try:
-            if self._writer is None:
-                self._writer = _open_parquet(self._beside, table.schema)
-            self._writer.write_table(table)
-            self._written += held
-        except OSError:
-            self._failed = True
-            self.lost += held
+            os.fsync(descriptor)
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+        self._beside.replace(self._path)
+        fsync_folder(self._path.parent)
+        return FinishedFile(self._path.name, self._endpoint, self._written, size, self._first_us, self._last_us)
+
+    def abandon(self) -> None:
+        """Delete the file, unless it is finished."""
+        with contextlib.suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+        with contextlib.suppress(OSError):
+            self._beside.unlink(missing_ok=True)
 
 
 def _open_parquet(path: Path, schema: pa.Schema) -> Any:

@@ -1,7 +1,8 @@
-"""Removes private values from predictions: applies the signature's `privacy` marks to bodies before they are written.
+"""Removes private values from predictions: applies the signature's `privacy` marks to bodies before anything is written.
 
 The agent makes one Scrubber per endpoint from the snapshot. A body that cannot be parsed completely is not kept at all. Only
-fields that the signature names are kept: other values that a caller sent may be just as private as the marked ones.
+fields that the signature names are kept: other values that a caller sent may be just as private as the marked ones. Frames of
+endpoints without private fields pass unchanged.
 """
 
 from __future__ import annotations
@@ -10,10 +11,21 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from roadworthy.contract.record import (
+    Pieces,
+    RecordColumns,
+    RecordKind,
+    RecordRow,
+    decode_records,
+    encode_columns,
+    to_columns,
+)
 from roadworthy.foundation.files import write_atomic
 from roadworthy.schema.signature import Field, Privacy, Signature
 
@@ -124,6 +136,61 @@ class Scrubber:
             value = int(value)  # 1 and 1.0 are the same value of a float column
         text = json.dumps(value, sort_keys=True, separators=(",", ":")).encode("utf-8")
         return f"hmac-sha256:{hmac.new(self._key, text, hashlib.sha256).hexdigest()}"
+
+
+def clear_records(payload: bytes, scrubbers: Mapping[str, Scrubber]) -> bytes | bytearray:
+    """A payload of records without private values; the payload itself where it has none.
+
+    Args:
+        payload: bytes from `encode_records`.
+        scrubbers: by endpoint; bodies of an endpoint without a scrubber are not kept.
+
+    Raises:
+        ValueError: the bytes are not records.
+    """
+    groups = decode_records(payload)
+    known = [scrubbers.get(group.kind.endpoint) for group in groups]
+    if all(map(_keeps_all, known)):
+        return payload
+    cleared: list[RecordColumns] = []
+    for group, scrubber in zip(groups, known, strict=True):
+        cleared += [group] if _keeps_all(scrubber) else _cleared(group, scrubber)
+    return encode_columns(cleared)
+
+
+def _keeps_all(scrubber: Scrubber | None) -> bool:
+    return scrubber is not None and not (scrubber.inputs_private or scrubber.outputs_private)
+
+
+def _cleared(group: RecordColumns, scrubber: Scrubber | None) -> list[RecordColumns]:
+    """The group's records without private values. A body that cannot be cleared is empty, and its record is marked WITHHELD."""
+    kind = group.kind
+    withheld = msgspec.structs.replace(kind, input_format=WITHHELD)
+    found: dict[RecordKind, list[RecordRow]] = {}
+    for row in _rows(group):
+        inputs = None if scrubber is None else scrubber.inputs(row[7], kind.input_format, row[5])
+        outputs = None if scrubber is None else scrubber.outputs(row[8], kind.output_format, row[6])
+        lengths = (-1 if inputs is None else row[5], -1 if outputs is None else row[6])
+        cleared = (*row[:5], *lengths, inputs or b"", outputs or b"", row[9])
+        found.setdefault(withheld if None in (inputs, outputs) else kind, []).append(cleared)
+    return [to_columns(*each) for each in found.items()]
+
+
+def _rows(group: RecordColumns) -> Iterator[RecordRow]:
+    ids = [str(each, "utf-8") for each in _cut(group.ids)]
+    request_ids = ids if group.request_ids is None else [str(each, "utf-8") for each in _cut(group.request_ids)]
+    numbers = (group.at_us, group.latency_us, group.rows, group.json_bytes, group.output_json_bytes, group.unit)
+    at_us, *others, units = (column.cast("q").tolist() for column in numbers)
+    return zip(
+        ids, at_us, request_ids, *others, map(bytes, _cut(group.inputs)), map(bytes, _cut(group.outputs)), units, strict=True
+    )
+
+
+def _cut(pieces: Pieces) -> Iterator[memoryview]:
+    start = 0
+    for length in pieces.lengths.cast("I"):
+        yield pieces.data[start : start + length]
+        start += length
 
 
 def _flat(data: Any) -> list[Any]:
