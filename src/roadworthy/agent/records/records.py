@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -57,6 +57,11 @@ class RecordSink:
     def add_scrubbers(self, scrubbers: Mapping[str, Scrubber]) -> None:
         """Add the endpoints of a new snapshot. Those of earlier snapshots stay: their last records are still on the way."""
         self._scrubbers = {**self._scrubbers, **scrubbers}
+
+    @property
+    def endpoints(self) -> Container[str]:
+        """The endpoints of this snapshot and of earlier ones."""
+        return self._scrubbers
 
     def offer(self, payload: bytes) -> None:
         """Buffer one payload of records, or drop and count it."""
