@@ -347,7 +347,7 @@ class Edge:
             split=Split([variant], [FULL_SHARE]),
         )
         recorder: Any = SimpleNamespace(append=lambda kind, row: self.records.append((kind, row)))
-        instruments = Instruments(SimpleNamespace(refused=lambda *_: None), recorder, lambda *_: None)  # type: ignore[arg-type]  # counts nothing
+        instruments = Instruments(lambda *_: None, recorder, lambda *_: None)
         chooser: Any = SimpleNamespace(unchosen=PredictJson(SIGNATURE, Policy()), choose=lambda _: chooser.unchosen)
         self.predict = Predict(endpoint, chooser, instruments, lambda *_: None, self.scheduler)
 
