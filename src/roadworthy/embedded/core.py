@@ -275,6 +275,7 @@ class Core:
         self.instruments.recorder.flush()
         self._membership.lost_records(self.instruments.recorder.clear())
         await self._membership.close()
+        self._keep_out("gateway", {})
 
     def _membership_changed(self) -> None:
         """Serve the endpoints of the home folder as its gateway does, or as without an agent."""

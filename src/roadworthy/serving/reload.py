@@ -245,9 +245,21 @@ class ServingState:
             self._reasons[entry.name] = str(error)
             if error.hopeless:
                 self._refused[entry.name] = str(error)
-            return previous or self._without_shadow(entry, packages)
-        self._moved.discard(entry.name)
+            if previous is None:
+                return self._without_shadow(entry, packages)
+            if entry.name not in self._moved:
+                return previous
+            endpoint = self._moved_alone(previous, packages)
+        if endpoint is not previous:
+            self._moved.discard(entry.name)
         return endpoint
+
+    def _moved_alone(self, previous: Endpoint, packages: Mapping[str, PackageEntry]) -> Endpoint:
+        """The endpoint as it was, counted where it should be now."""
+        try:
+            return self._bind(previous.entry, packages)
+        except Unbindable:
+            return previous
 
     def _bind(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint:
         return bind(
