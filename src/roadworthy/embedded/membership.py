@@ -119,11 +119,15 @@ class Membership:
         self._link.carry(payload)
 
     def lost_records(self, count: int) -> None:
-        """Count records that were dropped; without a slot they are counted with the next one."""
-        if self._slot is None:
-            self._lost += count
-        else:
-            self._slot.metrics.lost_records(count)
+        """Count records that were dropped. While the agent is away they are noted for the slab of the next one."""
+        self._lost += count
+        if self.reason is None:
+            self._count_lost()
+
+    def _count_lost(self) -> None:
+        if self._slot is not None:
+            self._slot.metrics.lost_records(self._lost)
+            self._lost = 0
 
     def report(self) -> None:
         """Tell the agent the state of this process, because it has changed."""
@@ -141,6 +145,7 @@ class Membership:
         if self._timer is not None:
             self._timer.cancel()
         self.snapshot, self.reason, self.tried = None, None, False
+        self._count_lost()
         self._release()
 
     def forget(self) -> None:
@@ -194,6 +199,8 @@ class Membership:
         except (OSError, ValueError) as error:
             refusal = f"the slab of its gateway cannot be used: {error}"
         self._refusal = refusal or ""
+        if refusal is None:
+            self._count_lost()
         return refusal is None
 
     def _take_slot(self) -> str | None:
@@ -219,8 +226,7 @@ class Membership:
                     continue
                 metrics = open_worker_metrics(path, number)
                 metrics.state(EMBEDDED)
-                metrics.lost_records(self._lost)
-                self._slot, self._lost = _Slot(number, slab, lock, metrics), 0
+                self._slot = _Slot(number, slab, lock, metrics)
                 return None
             most = len(reader.members)
         return f"the {most} places of its gateway for such processes are taken (gateway.embedded_processes)"
