@@ -99,7 +99,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneMember]:
         made.run("stop")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def application(machine: OneMember) -> Iterator[Application]:
     """A process that has joined."""
     made = Application(machine)
@@ -112,28 +112,6 @@ def requests(machine: OneMember) -> float:
     """Requests of the endpoint in `/metrics`."""
     lines = httpx.get(machine.metrics, verify=NO_TLS, timeout=DEADLINE_S).text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("roadworthy_requests_total{"))
-
-
-def test_what_it_answers_is_seen_outside(machine: OneMember, application: Application) -> None:
-    """In `/metrics` and in `logs`. A second process is told why it has no place, and takes that of the first when it was killed:
-    no count is lost, none comes twice."""
-    before = requests(machine)
-    assert {application.predict(float(row)) for row in range(10)} == {"delay:1"}
-    assert requests(machine) == before + 10
-    second = Application(machine)
-    try:
-        assert "(gateway.embedded_processes)" in second.off()["agent"]
-        second.predict(1.0)
-        logged = eventually(
-            lambda: [row for row in machine.tell("logs", "delay")["items"] if row["inputs"]], "it is in the records"
-        )
-        assert logged[0]["inputs"].keys() == {"instances"}
-        application.kill()
-        eventually(lambda: second.off() == {}, "the place is free")
-        second.predict(1.0)
-        assert requests(machine) == before + 11
-    finally:
-        second.kill()
 
 
 def test_a_canary_that_only_it_serves_is_rolled_back(machine: OneMember, application: Application) -> None:
@@ -163,3 +141,25 @@ def test_a_killed_agent_costs_no_answer(machine: OneMember, application: Applica
     psutil.wait_procs([agent])
     assert application.predict(1.0) == "delay:1"
     eventually(lambda: application.off() == {} and requests(machine) == before + 1, "it has joined again")
+
+
+def test_what_it_answers_is_seen_outside(machine: OneMember, application: Application) -> None:
+    """In `/metrics` and in `logs`. A second process is told why it has no place, and takes that of the first when it was killed:
+    no count is lost, none comes twice."""
+    before = requests(machine)
+    assert {application.predict(float(row)) for row in range(10)} == {"delay:1"}
+    assert requests(machine) == before + 10
+    second = Application(machine)
+    try:
+        assert "(gateway.embedded_processes)" in second.off()["agent"]
+        second.predict(1.0)
+        logged = eventually(
+            lambda: [row for row in machine.tell("logs", "delay")["items"] if row["inputs"]], "it is in the records"
+        )
+        assert logged[0]["inputs"].keys() == {"instances"}
+        application.kill()
+        eventually(lambda: second.off() == {}, "the place is free")
+        second.predict(1.0)
+        assert requests(machine) == before + 11
+    finally:
+        second.kill()
