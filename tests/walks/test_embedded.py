@@ -35,7 +35,7 @@ for line in iter(sys.stdin.readline, ""):
 
 
 class Application:
-    """A process that embeds the endpoint and predicts when it is told to."""
+    """A process that embeds the endpoint and predicts on request."""
 
     def __init__(self, machine: Machine) -> None:
         self.process = subprocess.Popen(
@@ -144,7 +144,7 @@ def test_a_killed_agent_costs_no_answer(machine: OneMember, application: Applica
 
 
 def test_what_it_answers_is_seen_outside(machine: OneMember, application: Application) -> None:
-    """In `/metrics` and in `logs`. A second process is told why it has no place, and takes that of the first when it was killed:
+    """In `/metrics` and in `logs`. A second process says why it has no place, and takes that of the first when it was killed:
     no count is lost, none comes twice."""
     before = requests(machine)
     assert {application.predict(float(row)) for row in range(10)} == {"delay:1"}
