@@ -137,6 +137,8 @@ class GatewaySettings:
     """Longest time, in milliseconds, that a request waits for that server."""
     record_max_bytes: Annotated[int, Bounds(0, 1 << 50)] = 5 << 30
     """Bytes that prediction records may take on disk, spooled and in files; beyond it the oldest are deleted and counted."""
+    embedded_processes: Annotated[int, Bounds(0, 64)] = 8
+    """Number of processes with embedded endpoints that may join this gateway at a time. Each takes 2 MB of disk. 0: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import signal
 import socket
 import threading
@@ -23,7 +24,7 @@ from roadworthy.contract.record import PredictionRecord
 from roadworthy.contract.snapshot import PackageEntry, Snapshot, decode_snapshot, encode_snapshot
 from roadworthy.contract.telemetry import Telemetry, WorkerReport, decode_telemetry
 from roadworthy.foundation.frames import encode_frame
-from roadworthy.foundation.slab import create_slab
+from roadworthy.foundation.slab import SlabReader, SlotWriter, create_slab
 from roadworthy.foundation.sockets import listen, unix_address
 from tests.defaults import default_settings
 from tests.records import pack
@@ -129,10 +130,17 @@ class FakeControl:
         self._thread.join()
 
 
-class WorkerEnd:
-    """A worker's connection to the agent."""
+SLOTS, FIRST_MEMBER = 11, 8
+"""The agents' slabs have eight slots of workers and two of embedded endpoints."""
 
-    def __init__(self, folder: Path) -> None:
+
+class WorkerEnd:
+    """A worker's connection to the agent. It says who it is with the first thing that it sends or awaits. `slot`: the one that it
+    has unless it says another."""
+
+    def __init__(self, folder: Path, slot: int = 0) -> None:
+        self._slab = folder / "run" / "slab"
+        self._slot, self._is_known = slot, False
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(DEADLINE_S)
         with unix_address(folder / "run" / "agent.sock") as address:
@@ -142,21 +150,32 @@ class WorkerEnd:
         """Say how things are."""
         self.socket.sendall(encode_frame(kind, msgspec.json.encode(report)))
 
-    def hello(self, slot: int = 0, **more: Any) -> WorkerReport:
+    def hello(self, slot: int | None = None, **more: Any) -> WorkerReport:
         """Say who this is."""
-        report = WorkerReport(**{"slot": slot, "pid": 1, "boot": "b", "epoch": None, "revision": 0, "offered": 0} | more)
+        if not self._is_known:
+            self._slot = self._slot if slot is None else slot
+            if SlabReader(self._slab).status(self._slot).pid != os.getpid():
+                SlotWriter(self._slab, self._slot).take()
+            self._is_known = True
+        report = WorkerReport(**{"slot": self._slot, "pid": 1, "boot": "b", "epoch": None, "revision": 0, "offered": 0} | more)
         self.report(report, HELLO)
         return report
 
     def send_records(self, records: list[PredictionRecord]) -> None:
         """One frame of records."""
+        self._be_known()
         self.socket.sendall(encode_frame(RECORDS, pack(records)))
 
     def snapshot(self) -> Snapshot:
         """The next snapshot that arrives."""
+        self._be_known()
         head = self._exactly(5)
         assert head[4] == SNAPSHOT
         return decode_snapshot(self._exactly(int.from_bytes(head[:4], "little")))
+
+    def _be_known(self) -> None:
+        if not self._is_known:
+            self.hello()
 
     def _exactly(self, size: int) -> bytes:
         data = b""
@@ -193,7 +212,7 @@ class RunningAgent:
         self._workers: list[WorkerEnd] = []
         self.slab = folder / "run" / "slab"
         if not self.slab.exists():
-            create_slab(self.slab, 4)
+            create_slab(self.slab, SLOTS, members=2, names=1_024, cells=8_192)
         listener = listen("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
         whole = {
@@ -229,7 +248,7 @@ class RunningAgent:
 
     def worker(self) -> WorkerEnd:
         """Connect as a worker."""
-        self._workers.append(WorkerEnd(self.folder))
+        self._workers.append(WorkerEnd(self.folder, len(self._workers) % FIRST_MEMBER))
         return self._workers[-1]
 
     def files(self) -> list[Path]:

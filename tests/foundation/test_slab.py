@@ -224,3 +224,15 @@ def test_unknown_slots_are_refused(slab: Path) -> None:
     """Slots beyond the last do not exist."""
     with pytest.raises(ValueError, match="slots 0 to 2"):
         SlotWriter(slab, 3)
+
+
+def test_member_slots_stand_before_the_agents(tmp_path: Path) -> None:
+    """Readers learn from the file which slots are for embedded endpoints; workers do not read what those share."""
+    create_slab(tmp_path / "slab", 5, members=2, names=8, cells=200)
+    assert SlabReader(tmp_path / "slab").members == range(2, 4)
+    worker, member, other = (SlotWriter(tmp_path / "slab", slot) for slot in (0, 2, 3))
+    for writer in (worker, member, other):
+        writer.take()
+        writer.values[writer.place("shared", width=MAX_WIDTH)] = writer.slot + 1
+    assert [numbers[0] for numbers, _ in worker.everywhere("shared")] == [1]
+    assert [numbers[0] for numbers, _ in member.everywhere("shared")] == [1, 3]

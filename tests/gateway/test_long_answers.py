@@ -353,7 +353,7 @@ class Edge:
             append=lambda kind, row: self.records.append((kind, row)),
             extend=lambda kind, rows: self.records.extend((kind, row) for row in rows),
         )
-        instruments = Instruments(SimpleNamespace(refused=lambda *_: None), recorder, lambda *_: None)  # type: ignore[arg-type]  # counts nothing
+        instruments = Instruments(lambda *_: None, recorder, lambda *_: None)
         chooser: Any = SimpleNamespace(unchosen=PredictJson(SIGNATURE, Policy()), choose=lambda _: chooser.unchosen)
         self.predict = Predict(endpoint, chooser, instruments, lambda *_: None, self.scheduler)
 

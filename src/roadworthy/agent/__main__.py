@@ -179,7 +179,7 @@ def _wire(document: StartDocument) -> _Agent:
             runners.take_snapshot(snapshot)
 
     def read() -> Totals:
-        return read_totals(reader)
+        return read_totals(reader, sink.endpoints)
 
     def changed() -> None:
         sync.mend()
@@ -208,7 +208,7 @@ def _wire(document: StartDocument) -> _Agent:
         processes = {} if runners is None else runners.processes()
         return GatewayState(sync.current, processes, reading.memory_free_bytes, reading.disk_free_bytes)
 
-    registry = WorkerRegistry(sink.offer, changed)
+    registry = WorkerRegistry(reader, sink.offer, changed, lambda: sink.endpoints, metrics.lost_records)
     confinement = Confinement(folder, document.confinement)
     orders, runners = _wire_runners(document, registry, reader, metrics)
     sync = Sync(folder / "snapshot.json", PackageStore(folder / "packages"), registry, take_snapshot, document.give_up_epoch)
@@ -271,9 +271,9 @@ def _wire_runners(
 
 
 def _in_flight(reader: SlabReader) -> set[str]:
-    """The digests of the versions with requests in flight in live workers."""
+    """The digests of the versions with requests in flight in live workers, not in members, which have runners of their own."""
     busy: set[str] = set()
-    for slot in range(reader.slots):
+    for slot in range(reader.members.start):
         status, runs = reader.read(slot)
         if status.alive:
             busy |= executing({run.name: run.values[0] for run in runs if run.kind == GAUGE})

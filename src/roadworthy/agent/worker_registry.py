@@ -3,29 +3,41 @@
 Workers send their identity, the states of their versions, and records; the agent sends the newest snapshot. Each connection has
 its own tasks for reading and sending, and only the newest frame of each kind waits for it, so that a slow or broken worker blocks
 no other.
+
+Processes with embedded endpoints connect too: the members. The kernel says which process and which user has connected, and the
+slab which process has the slot that it names; what it says itself counts for nothing. It may record only for endpoints of a
+snapshot. A member that breaks these rules is disconnected, and connects again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from roadworthy.contract.local import HELLO, KEPT_OUT, RECORDS, REPORT, SNAPSHOT
+from roadworthy.contract.record import RecordColumns, count_records, decode_records
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.files import private_folder
 from roadworthy.foundation.frames import encode_frame, read_frame
-from roadworthy.foundation.sockets import unix_address
+from roadworthy.foundation.slab import SlabReader
+from roadworthy.foundation.sockets import peer_of, unix_address
 
 SEND_TIMEOUT_S = 30.0
 """A worker that takes no bytes for this long is disconnected; it will connect again."""
 LAST_WORDS_S = 1.5
 """How long connections stay open after the agent begins to stop."""
+HELLO_S = 10.0
+"""How long a connection may stay without an identity."""
+MOST_STRANGERS = 32
+"""Connections without an identity at a time. One more is closed, and its worker tries again."""
+_HELLO_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 """Read ahead of each worker, twice at most: more than a frame of records, so that reading need not pause within one."""
 
@@ -34,8 +46,17 @@ _log = structlog.get_logger(__name__)
 
 
 class _Connection:
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    """A connected process.
+
+    Attributes:
+        pid: of that process; None where the kernel does not say.
+        slot: the one that it has in the slab; None before its first report.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter, pid: int | None) -> None:
         self.writer = writer
+        self.pid = pid
+        self.slot: int | None = None
         self.report: WorkerReport | None = None
         self.owed: dict[int, bytes] = {}
         self.some = asyncio.Event()
@@ -45,13 +66,25 @@ class WorkerRegistry:
     """The connected workers. Event loop only.
 
     Args:
+        slab: tells which process has which slot.
         on_records: called with the payload of each RECORDS frame; must not block.
         on_change: called whenever the reports change: a new state, a worker that connects or leaves.
+        endpoints: returns the names for which members may record. lost: called with the number of records that were refused.
     """
 
-    def __init__(self, on_records: Callable[[bytes], None], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        slab: SlabReader,
+        on_records: Callable[[bytes], None],
+        on_change: Callable[[], None],
+        endpoints: Callable[[], Container[str]],
+        lost: Callable[[int], None],
+    ) -> None:
+        self._slab = slab
         self._on_records = on_records
         self._on_change = on_change
+        self._endpoints = endpoints
+        self._lost = lost
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._frames: dict[int, bytes] = {}
@@ -99,49 +132,114 @@ class WorkerRegistry:
 
     def _owe(self, kind: int, payload: bytes) -> None:
         self._frames[kind] = encode_frame(kind, payload)
-        for connection in self._connections:
+        for connection in (each for each in self._connections if each.slot is not None):
             connection.owed[kind] = self._frames[kind]
             connection.some.set()
 
     def reports(self) -> list[WorkerReport]:
         """The last reports of the connected workers, sorted by slot."""
-        reports = [connection.report for connection in self._connections if connection.report is not None]
+        return self._sorted(connection for connection in self._connections if connection.slot not in self._slab.members)
+
+    def held(self) -> list[WorkerReport]:
+        """Those of the workers and of the members: of all that use packages on this machine."""
+        return self._sorted(self._connections)
+
+    @staticmethod
+    def _sorted(connections: Iterable[_Connection]) -> list[WorkerReport]:
+        reports = [connection.report for connection in connections if connection.report is not None]
         return sorted(reports, key=lambda report: (report.slot, report.pid))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = peer_of(writer.get_extra_info("socket"))
+        if self._is_unwelcome(None if peer is None else peer[1]):
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        connection = _Connection(writer)
+        connection = _Connection(writer, None if peer is None else peer[0])
         self._connections.add(connection)
-        connection.owed.update(self._frames)
-        connection.some.set()
         sending = asyncio.create_task(self._send(connection))
         try:
             await self._receive(connection, reader)
+        except TimeoutError:
+            _log.error("a process connected and did not say what it is; disconnected it", pid=connection.pid)
         except (asyncio.IncompleteReadError, OSError):
             pass  # the worker is gone
-        except ValueError as error:
-            _log.error("a worker sent an unreadable frame; disconnected it", reason=str(error))
+        except (ValueError, RecursionError) as error:
+            _log.error("a worker sent an unreadable frame; disconnected it", reason=str(error), pid=connection.pid)
         except asyncio.CancelledError:
             pass  # the registry closes
         finally:
             sending.cancel()
             self._connections.discard(connection)
-            self._on_change()
+            self._note_change(connection)
             writer.transport.abort()
 
+    def _is_unwelcome(self, uid: int | None) -> bool:
+        """Whether to close a new connection at once: it is another user's, or too many have not said what they are."""
+        if uid is not None and uid not in (os.geteuid(), 0):
+            _log.error("a process of another user connected; disconnected it", uid=uid)
+            return True
+        return sum(connection.slot is None for connection in self._connections) >= MOST_STRANGERS
+
     async def _receive(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
+        async with asyncio.timeout(HELLO_S):
+            while connection.slot is None:
+                kind, payload = await read_frame(reader, _HELLO_BYTES)
+                if kind in (HELLO, REPORT):
+                    self._take_report(connection, payload)
         while True:
             kind, payload = await read_frame(reader)
-            if kind == RECORDS:
+            if kind == RECORDS and connection.slot in self._slab.members:
+                self._take_records(payload)
+            elif kind == RECORDS:
                 self._on_records(payload)
             elif kind in (HELLO, REPORT):
-                report = _report_decoder.decode(payload)
-                if report != connection.report:
-                    connection.report = report
-                    self._on_change()
+                self._take_report(connection, payload)
+
+    def _take_report(self, connection: _Connection, payload: bytes) -> None:
+        """Take a report.
+
+        Raises:
+            ValueError: it is no report, or the slot that it names is another process's.
+        """
+        report = _report_decoder.decode(payload)
+        if report.slot >= self._slab.slots - 1 or connection.slot not in (None, report.slot):
+            raise ValueError(f"slot {report.slot} is not its own")
+        if connection.slot is None:  # later it may have released the slot, and its last messages are still on the way
+            if connection.pid is not None and self._slab.status(report.slot).pid != connection.pid:
+                raise ValueError(f"slot {report.slot} belongs to another process")
+            for other in self._connections:
+                if other.slot == report.slot:
+                    other.writer.transport.abort()  # the same process has connected again
+            connection.slot = report.slot
+            connection.owed.update(self._frames)
+            connection.some.set()
+        if report != connection.report:
+            connection.report = report
+            self._note_change(connection)
+
+    def _note_change(self, connection: _Connection) -> None:
+        """Tell of a change of a worker's report. Those of members are of no concern to the control plane."""
+        if connection.slot is not None and connection.slot not in self._slab.members:
+            self._on_change()
+
+    def _take_records(self, payload: bytes) -> None:
+        """Take a member's records.
+
+        Raises:
+            ValueError: they are not records.
+        """
+        groups = decode_records(payload)
+        if sum(group.count for group in groups) != count_records(payload) or not all(map(_has_text_ids, groups)):
+            raise ValueError("the records are damaged")
+        endpoints = self._endpoints()
+        if all(group.kind.endpoint in endpoints for group in groups):
+            self._on_records(payload)
+        else:
+            self._lost(count_records(payload))
 
     async def _send(self, connection: _Connection) -> None:
         with contextlib.suppress(OSError):
@@ -158,6 +256,14 @@ class WorkerRegistry:
                     _log.error("a worker reads no snapshot; disconnected it")
                     connection.writer.transport.abort()
                     return
+
+
+def _has_text_ids(group: RecordColumns) -> bool:
+    """Whether a group is not empty and its ids are texts, as a record file needs."""
+    for pieces in (group.ids, group.request_ids):
+        if pieces is not None:
+            str(pieces.data, "utf-8")
+    return group.count > 0
 
 
 def _inode(path: Path) -> int | None:

@@ -158,8 +158,9 @@ def worker_limits(settings: Settings) -> WorkerLimits:
         most = max(_LEAST_WORKER_BYTES, int(_WORKERS_SHARE * total) // worker_count(settings))
     else:
         most = None
-    growth = settings.gateway.growth_mb << 20 or None
-    return WorkerLimits(hang_s=settings.gateway.worker_hang_s, memory_bytes=most, growth_bytes=growth)
+    gateway = settings.gateway
+    growth, members = gateway.growth_mb << 20 or None, gateway.embedded_processes
+    return WorkerLimits(hang_s=gateway.worker_hang_s, memory_bytes=most, growth_bytes=growth, members=members)
 
 
 def control_child(

@@ -1,8 +1,9 @@
-"""Kinds of frames between a worker and its agent over their Unix socket. `foundation/frames.py` has the framing.
+"""Kinds of frames between a worker and its agent over their Unix socket. `foundation/frames.py` has the framing. A process with
+embedded endpoints speaks as a worker does.
 
-The worker connects, sends HELLO (JSON WorkerReport), then REPORT (JSON WorkerReport) whenever a state changes and RECORDS
-(`contract/record.py`) as they come. The agent sends SNAPSHOT (JSON Snapshot) at connect and at each change; every package in
-it is on disk, verified, before it is sent. KEPT_OUT names the versions and rules in quarantine on this machine.
+The worker connects and sends HELLO (JSON WorkerReport), then REPORT (JSON WorkerReport) whenever a state changes and RECORDS
+(`contract/record.py`) as they come. The agent answers HELLO with SNAPSHOT (JSON Snapshot), and sends it at each change; every
+package in it is on disk, verified, before it is sent. KEPT_OUT names the versions and rules in quarantine on this machine.
 """
 
 from __future__ import annotations

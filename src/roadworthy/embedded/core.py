@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import structlog
 import uvloop
 
@@ -24,8 +25,9 @@ from roadworthy.client.connection import error_from
 from roadworthy.codecs.predict_json import JsonProbe
 from roadworthy.contract.local import read_part
 from roadworthy.contract.snapshot import Snapshot
-from roadworthy.contract.telemetry import FAILED, VersionState
+from roadworthy.contract.telemetry import FAILED, VersionState, WorkerReport
 from roadworthy.embedded.edge import EmbeddedEdge, OpenCall, endpoint_closed
+from roadworthy.embedded.membership import NO_AGENT, Membership
 from roadworthy.embedded.runners import OwnChildren
 from roadworthy.embedded.scratch import Scratch
 from roadworthy.embedded.sources import Offer, Source, drop_links, hold
@@ -70,16 +72,6 @@ class Mounted(Protocol):
         ...
 
 
-class _NoAgent:
-    """Where records would go. None is written, because the policies of embedded endpoints record nothing."""
-
-    def ready(self) -> bool:
-        return False
-
-    def carry(self, payload: object) -> None:  # noqa: ARG002 - an interface
-        raise AssertionError("no record is carried")
-
-
 @dataclass(slots=True)
 class _Opened:
     """An endpoint that is being opened, or is open."""
@@ -108,6 +100,8 @@ class Core:
         self._opened: dict[str, _Opened] = {}
         self._mounts: list[Mounted] = []
         self._failures: dict[str, BaseException] = {}
+        self._kept_out: dict[str, dict[str, str]] = {}
+        self._joining: asyncio.Task[None] | None = None
         self._revision = 0
         self._changes = False
         self._scratch = Scratch()
@@ -151,19 +145,24 @@ class Core:
     def forget(self) -> None:
         """Release in a fork what it inherited."""
         self._children.forget()
+        self._membership.forget()
 
     # The endpoints.
 
     def open(self, name: str, source: Source) -> Future[None]:
         """Serve an endpoint; the future has the error of a package that cannot be loaded."""
         source.again()
+        source.follow(self._membership.snapshot if self._joins(source) else None)
         offer = source.read()
         if offer is None:
             raise AssertionError("a source gives its endpoint when asked again")
         bound: Future[None] = Future()
         self._opened[name] = _Opened(source, offer, bound, set())
         try:
-            self._offer()
+            if self._joins(source):
+                self._join()
+            if not self._joins(source) or self._membership.tried:
+                self._offer()  # else as soon as it is known whether there is an agent
         except BaseException:
             del self._opened[name]
             raise
@@ -182,6 +181,8 @@ class Core:
             call.give_up(endpoint_closed(name))
         del self._opened[name]
         self._offer()
+        if self._joining is not None and not any(self._joins(each.source) for each in self._opened.values()):
+            await self._leave()
 
     def calls(self, name: str) -> set[OpenCall]:
         """The calls of an endpoint in progress."""
@@ -193,6 +194,15 @@ class Core:
         opened = self._opened.get(name)
         wanted = () if opened is None else opened.offer.packages
         return [state for state in self._manager.states() if state.digest in wanted]
+
+    def apart(self, name: str) -> str | None:
+        """Why an endpoint takes no part in a gateway; None while it does."""
+        opened = self._opened.get(name)
+        if opened is None or opened.source.gateway is None:
+            return "it was opened from a package; an endpoint of the home folder takes part in its gateway"
+        if not self._joins(opened.source):
+            return f"this process belongs to the gateway in {self._membership.folder}"
+        return self._membership.reason if self._membership.tried else NO_AGENT
 
     def mount(self, mounted: Mounted) -> None:
         """Keep the routes of a mount up to date, for as long as the core lives."""
@@ -241,12 +251,69 @@ class Core:
         )
         for digest in [digest for digest in self._failures if digest not in packages]:
             del self._failures[digest]
+        metrics = self._membership.metrics
+        joined = [name for name, opened in self._opened.items() if metrics is not None and self._joins(opened.source)]
+        self._serving.count_in({} if metrics is None else dict.fromkeys(joined, metrics))
         self._runners.take_snapshot(snapshot)
         self._serving.offer(snapshot)
         self._changes = False
 
+    # The gateway of the home folder.
+
+    def _joins(self, source: Source) -> bool:
+        return source.gateway == self._membership.folder
+
+    def _join(self) -> None:
+        if self._joining is None:
+            self._joining = self.loop.create_task(self._membership.run())
+
+    async def _leave(self) -> None:
+        if self._joining is not None:
+            self._joining.cancel()
+            await asyncio.wait([self._joining])
+            self._joining = None
+        self.instruments.recorder.flush()
+        self._membership.lost_records(self.instruments.recorder.clear())
+        await self._membership.close()
+        self._keep_out("gateway", {})
+
+    def _membership_changed(self) -> None:
+        """Serve the endpoints of the home folder as its gateway does, or as without an agent."""
+        for opened in self._opened.values():
+            if self._joins(opened.source):
+                opened.source.follow(self._membership.snapshot)
+                self._take_change(opened)
+        try:
+            if self._changes or any(not opened.bound.done() for opened in self._opened.values()):
+                self._offer()
+        except Exception:  # the endpoints are served as before, and this is tried again at the next look
+            log.exception("cannot serve the embedded endpoints as their gateway does")
+
+    def _report(self, slot: int, boot: str) -> WorkerReport:
+        """The state of this process, for the agent."""
+        snapshot = self._membership.snapshot
+        return msgspec.structs.replace(
+            self._serving.report(),
+            slot=slot,
+            boot=boot,
+            epoch=None if snapshot is None else snapshot.epoch,
+            revision=0 if snapshot is None else snapshot.revision,
+            offered=0 if snapshot is None else snapshot.revision,
+        )
+
+    def _count_refused(self, endpoint: str, code: str) -> None:
+        opened, metrics = self._opened.get(endpoint), self._membership.metrics
+        if metrics is None or opened is None or not self._joins(opened.source):
+            metrics = self._metrics
+        metrics.refused(endpoint, code)
+
+    def _count_crash(self, rollout: str) -> None:
+        if self._membership.metrics is not None:
+            self._membership.metrics.evidence.crash(rollout)
+
     def _changed(self) -> None:
-        """Tell those who open endpoints what became of them."""
+        """Tell those who open endpoints what became of them, and the agent."""
+        self._membership.report()
         for name, opened in list(self._opened.items()):
             if opened.bound.done():
                 continue
@@ -308,6 +375,7 @@ class Core:
                 call.give_up(endpoint_closed(opened.offer.entry.name))
         self._opened.clear()
         self._offer()
+        await self._leave()
         await self._manager.close()
         await self._children.stop()
         self.readers.close()
@@ -319,6 +387,13 @@ class Core:
         create_slab(self.slab, slots=2, names=1_024, cells=8_192)
         self._metrics = metrics = open_worker_metrics(self.slab, 0)
         self._serving = ServingState(Identity(0, os.getpid(), metrics.boot), metrics, self._changed)
+        self._membership = Membership(
+            general.home / "gateway",
+            self._report,
+            self._membership_changed,
+            partial(self._keep_out, "gateway"),
+            lambda: self.instruments.recorder.flush(),  # noqa: PLW0108 - made below
+        )
         self._children = OwnChildren(lambda message: self._runners.handle(message))  # noqa: PLW0108 - made below
         place = placer(self.folder, general.confinement)
         self._rules = Rules(self.folder)
@@ -334,14 +409,15 @@ class Core:
             Quarantine(Limit(gateway.crashes_to_quarantine)),
             self._children,
             held=lambda part: any(state.digest == read_part(part)[0] for state in self._manager.states()),
-            keep_out=self._keep_out,
-            count_crash=lambda _rollout: None,
+            keep_out=partial(self._keep_out, "here"),
+            count_crash=self._count_crash,
         )
         load = package_loader(self.folder, gateway.threads)
         load = without_code(load) if general.confinement == REQUIRED else load
         self._manager = Manager(load, self._serving.refresh, self._load_failed, Isolation(self.folder, place))
         self.readers, self.scheduler = Readers(self.loop), StepScheduler(self.loop)
-        self.instruments = Instruments(metrics, Recorder(self.loop, _NoAgent(), metrics.lost_records), self._log_fault)
+        recorder = Recorder(self.loop, self._membership, self._membership.lost_records)
+        self.instruments = Instruments(self._count_refused, recorder, self._log_fault)
         self._serving.attach(self._manager, self, self._rules)
         pressure = Pressure(_NO_LIMITS, partial(measure, self.folder))  # the memory is the application's matter
         every_s = gateway.golden_probe_s or None
@@ -354,6 +430,8 @@ class Core:
         """Take changes of endpoints from their sources, and keep the streams of mounts alive."""
         while True:
             await asyncio.sleep(_LOOK_S)
+            self._membership.beat()
+            self._serving.gauge_queues()
             for opened in self._opened.values():
                 if opened.bound.done():
                     self._take_change(opened)
@@ -380,7 +458,9 @@ class Core:
             opened.offer = offer
             self._changes = True
 
-    def _keep_out(self, reasons: dict[str, str]) -> None:
+    def _keep_out(self, said_by: str, said: dict[str, str]) -> None:
+        self._kept_out[said_by] = said
+        reasons = {part: reason for each in self._kept_out.values() for part, reason in each.items()}
         self._rules.keep_out(reasons)
         self._manager.keep_out({part: reason for part, reason in reasons.items() if not read_part(part)[1]})
 

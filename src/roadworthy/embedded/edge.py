@@ -7,21 +7,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from roadworthy.codecs.codec import too_many_rows
 from roadworthy.foundation.errors import ModelFault, RoadworthyError, Unavailable, let_go
 from roadworthy.gateway.http.problems import as_error, status_of
 from roadworthy.runtime.collected import Collected
 from roadworthy.runtime.pending import Answer, Outcome
 from roadworthy.schema.batch import Batch, Layout
+from roadworthy.schema.rows import encode_rows
 from roadworthy.schema.tables import to_batch
 from roadworthy.serving.endpoint import Endpoint
 from roadworthy.serving.pipeline import Instruments, Pipeline, Request
 from roadworthy.serving.streaming import Sink, StreamedAnswer
 from roadworthy.serving.variant import Variant
 
-PROTOCOL = "in-process"
 MOST_AHEAD = 8
 """So many parts of an answer may wait for the application."""
+_FORM = "json"
+_MOST_CELLS = 100_000
+"""A record has the rows of a call, or of its answer, up to so many values: writing more would hold up the other calls."""
+_MOST_PARTS = 1_000
+_encode = msgspec.json.Encoder().encode
 
 
 class OpenCall(Protocol):
@@ -41,6 +48,7 @@ class EmbeddedEdge(Pipeline):
 
     Attributes:
         pid: of its process. endpoint: the bound endpoint. layout: of the rows that it takes. most_rows: how many it takes.
+        records: whether its calls are recorded.
     """
 
     def __init__(self, endpoint: Endpoint, instruments: Instruments, calls: set[OpenCall], next_id: Callable[[], str]) -> None:
@@ -51,6 +59,7 @@ class EmbeddedEdge(Pipeline):
         self.endpoint = endpoint
         self.layout = Layout(endpoint.signature.inputs, policy.timestamps.integers)
         self.most_rows = policy.max_rows
+        self.records = self._recorder is not None
         self._calls = calls
 
     def read(self, data: Any) -> Batch:
@@ -70,6 +79,8 @@ class EmbeddedEdge(Pipeline):
             if batch.layout != self.layout:
                 batch = self.read(data)
                 call.rows = batch.rows
+            if self.records:
+                call.asked.append(batch)
             if batch.rows > self.most_rows:
                 raise too_many_rows(self.most_rows)
             self.admit(call)
@@ -105,7 +116,8 @@ class EmbeddedEdge(Pipeline):
             call.code = error.code
             if isinstance(error, ModelFault):
                 self.noted(call, error)
-        content = (PROTOCOL, call.rows, -1, -1, b"", b"")
+        sent, answered = _body("instances", call.asked), _body("predictions", call.answered)
+        content = (_FORM, call.rows, -1, -1, sent, answered)
         self.close(call, 200 if error is None else status_of(error), content, call.first_s)
 
 
@@ -119,10 +131,11 @@ class EmbeddedRequest(Request):
     Attributes:
         sink: takes the answer; a call without one is not asked.
         over: whether it has ended.
+        asked, answered: the rows and the parts of the answer, for the record.
         first_s: when the first part came, monotonic clock, seconds.
     """
 
-    __slots__ = ("edge", "first_s", "over", "own_s", "rows", "sink", "stream")
+    __slots__ = ("answered", "asked", "edge", "first_s", "over", "own_s", "rows", "sink", "stream")
 
     def __init__(self, edge: EmbeddedEdge, own_s: float | None) -> None:
         own = edge.next_id()
@@ -134,6 +147,8 @@ class EmbeddedRequest(Request):
         self.first_s: float | None = None
         self.rows = 0
         self.over = False
+        self.asked: list[Batch] = []
+        self.answered: list[Batch] = []
 
     # As the pending request of the core.
 
@@ -154,6 +169,8 @@ class EmbeddedRequest(Request):
         """See `PartSink`."""
         if self.first_s is None:
             self.first_s = time.monotonic()
+        if self.edge.records and len(self.answered) < _MOST_PARTS:
+            self.answered += parts
         return self.sink.emit(parts)
 
     def finish(self) -> None:
@@ -259,6 +276,16 @@ class PartQueue:
             self._put(item)
         except RuntimeError:  # as in `emit`; the call has ended
             return
+
+
+def _body(name: str, parts: Sequence[Batch]) -> bytes:
+    """Rows as a body of `:predict` has them; empty without rows, or where they are too many."""
+    if not 0 < sum(block.values.size for part in parts for block in part.blocks) <= _MOST_CELLS:
+        return b""
+    try:
+        return _encode({name: [row for part in parts for row in encode_rows(part)]})
+    except ValueError:  # text without UTF-8
+        return b""
 
 
 def endpoint_closed(name: str) -> Unavailable:

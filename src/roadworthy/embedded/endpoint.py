@@ -41,7 +41,7 @@ OFF = {
     "rollouts": "while its endpoint is in a rollout, the stable version alone answers, and nothing counts as evidence",
     "shared-cache": "a cache holds the answers of this process only",
 }
-"""What an embedded endpoint does not do, because no agent takes part."""
+"""What an embedded endpoint does not do while no agent takes part."""
 CLOSE_GRACE_S = 10.0
 _log = logging.getLogger("roadworthy.embedded")
 
@@ -73,7 +73,8 @@ class EmbeddedStatus:
         endpoint: its name. pid: the process whose core serves it.
         ready: whether every version is READY.
         versions: those that it may use. calls: how many are in progress.
-        off: what does not work without an agent, by name, with what that means.
+        off: what does not work here, by name, with what that means; "agent" says why no agent takes part. Empty while the
+            endpoint takes part in the gateway of the home folder, except for a cache, which is never shared with others.
     """
 
     endpoint: str
@@ -222,7 +223,8 @@ class EmbeddedEndpoint:
             for each in states
         )
         ready = all(each.state == "READY" for each in states)
-        return EmbeddedStatus(self.name, core.pid, ready, versions, len(core.calls(self.name)), OFF)
+        off = _off(core, self.name)
+        return EmbeddedStatus(self.name, core.pid, ready, versions, len(core.calls(self.name)), off)
 
     def close(self, grace_s: float = CLOSE_GRACE_S) -> None:
         """Free memory, threads and runner processes, unless the same endpoint was opened again and is still open.
@@ -425,9 +427,21 @@ def _opened(name: str, arguments: tuple[object, ...], source: Source) -> _Shared
     except BaseException:
         _process.stop_if_unused()
         raise
-    _log.info("the endpoint %s is open in this process; off without an agent: %s", name, ", ".join(OFF))
+    off = _off(core, name)
+    if off:
+        _log.info("the endpoint %s is open in this process; off: %s; %s", name, ", ".join(OFF), off["agent"])
+    else:
+        _log.info("the endpoint %s is open in this process, as a part of the gateway of its home folder", name)
     shared = _process.open[name] = _Shared(name, arguments, source, core)
     return shared
+
+
+def _off(core: Core, name: str) -> Mapping[str, str]:
+    reason, edge = core.call(core.apart, name).result(), core.edges.get(name)
+    if reason is not None:
+        return {"agent": reason, **OFF}
+    cached = edge is not None and edge.endpoint.entry.policy.cache is not None
+    return {"shared-cache": OFF["shared-cache"]} if cached else {}
 
 
 def _open_in(core: Core, name: str, source: Source) -> None:

@@ -170,8 +170,7 @@ class MountedRoutes:
         routing = Routing(core.instruments, core.readers, core.scheduler, self._readiness, documents)
         routing.health = core.health
         self._checks = _Checks(("*",))
-        metrics = core.instruments.metrics
-        refused = partial(metrics.refused, "")
+        refused = partial(core.instruments.refused, "")
         self._app = App(
             lambda: routing.table, routing.unknown, routing.error_keys, self._checks, refused, core.instruments.log_fault
         )

@@ -45,6 +45,15 @@ class Source(Protocol):
         """Have the next `read` give the endpoint in any case."""
         ...
 
+    @property
+    def gateway(self) -> Path | None:
+        """The folder of the gateway whose endpoint it is; None for an endpoint of no gateway."""
+        ...
+
+    def follow(self, snapshot: Snapshot | None) -> None:
+        """Serve the endpoint as its gateway does, by this snapshot from its agent; None: without what needs an agent."""
+        ...
+
 
 class PackageSource:
     """One package as the only version of an endpoint.
@@ -81,15 +90,26 @@ class PackageSource:
         """See `Source`."""
         self._wanted = True
 
+    @property
+    def gateway(self) -> None:
+        """See `Source`."""
+        return None
+
+    def follow(self, snapshot: Snapshot | None) -> None:
+        """See `Source`. A package is in no snapshot."""
+
 
 class HomeSource:
-    """An endpoint of the gateway whose `folder` is on this machine, whether that gateway runs or not."""
+    """An endpoint of the gateway whose `folder` is on this machine, whether that gateway runs or not. After a time with an agent,
+    records are made without one too: they wait for it, within a bound."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
         self._folder = folder
         self._path = folder / "snapshot.json"
-        self._seen: tuple[int, int] | None = None
+        self._seen: object = None
+        self._followed: Snapshot | None = None
+        self._records = False
 
     def read(self) -> Offer | None:
         """See `Source`.
@@ -98,11 +118,7 @@ class HomeSource:
             NotFound: "unknown-endpoint". Unavailable: "snapshot-unreadable".
         """
         try:
-            found = self._path.stat()
-            seen = found.st_mtime_ns, found.st_ino
-            if seen == self._seen:
-                return None
-            snapshot = decode_snapshot(self._path.read_bytes())
+            seen, snapshot = self._newest()
         except FileNotFoundError:
             raise self._unknown(()) from None
         except (OSError, ValueError) as error:
@@ -111,6 +127,8 @@ class HomeSource:
                 code="snapshot-unreadable",
                 hint=f"check {self._path}, or pass package=",
             ) from error
+        if snapshot is None:
+            return None
         entry = next((each for each in snapshot.endpoints if each.name == self._name), None)
         if entry is None:
             raise self._unknown([each.name for each in snapshot.endpoints])
@@ -122,18 +140,45 @@ class HomeSource:
         """See `Source`."""
         self._seen = None
 
+    @property
+    def gateway(self) -> Path:
+        """See `Source`."""
+        return self._folder
+
+    def follow(self, snapshot: Snapshot | None) -> None:
+        """See `Source`."""
+        if snapshot is not self._followed:
+            self._followed, self._seen = snapshot, None
+            self._records |= snapshot is not None
+
+    def _newest(self) -> tuple[object, Snapshot | None]:
+        """What identifies the snapshot to serve by, and that snapshot; None if it was read before.
+
+        Raises:
+            OSError, ValueError: the file cannot be read.
+        """
+        if self._followed is not None:
+            return self._followed, None if self._seen is self._followed else self._followed
+        found = self._path.stat()
+        seen = found.st_mtime_ns, found.st_ino
+        return seen, None if seen == self._seen else decode_snapshot(self._path.read_bytes())
+
     def _offer(self, entry: EndpointEntry, snapshot: Snapshot) -> Offer:
-        split = entry.split
-        if entry.rollout is not None:  # no agent would count what the canary does here
-            split = (VariantEntry(entry.rollout.stable, FULL_SHARE),)
-        policy = msgspec.structs.replace(entry.policy, record=False)
-        needed = {each.digest for each in split} | {step.digest for step in policy.fallback}
+        if self._followed is None:
+            split = entry.split
+            if entry.rollout is not None:  # no agent would count what the canary does here
+                split = (VariantEntry(entry.rollout.stable, FULL_SHARE),)
+            policy = msgspec.structs.replace(entry.policy, record=entry.policy.record and self._records)
+            entry = msgspec.structs.replace(entry, split=split, policy=policy, rollout=None)
+        needed = {each.digest for each in entry.split} | {step.digest for step in entry.policy.fallback}
+        if entry.rollout is not None:
+            needed.add(entry.rollout.canary)
         packages = {
             package.digest: (package, package_folder(self._folder, package.digest))
             for package in snapshot.packages
             if package.digest in needed
         }
-        return Offer(msgspec.structs.replace(entry, split=split, policy=policy, rollout=None), packages)
+        return Offer(entry, packages)
 
     def _unknown(self, known: Collection[str]) -> NotFound:
         names = f"it has {', '.join(sorted(known)[:20])}" if known else "it has none"

@@ -32,14 +32,14 @@ def encode_frame(kind: int, payload: bytes) -> bytes:
     return frame_head(kind, len(payload)) + payload
 
 
-async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """The next frame's kind and payload.
+async def read_frame(reader: asyncio.StreamReader, most_bytes: int = MAX_FRAME_BYTES) -> tuple[int, bytes]:
+    """The next frame's kind and payload. `most_bytes`: the longest payload that is read.
 
     Raises:
         asyncio.IncompleteReadError: the other end closed.
-        ValueError: a length over MAX_FRAME_BYTES; the rest of the stream is unreadable.
+        ValueError: a length over `most_bytes`; the rest of the stream is unreadable.
     """
     length, kind = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-    if length > MAX_FRAME_BYTES:
+    if length > most_bytes:
         raise ValueError("frame too long")
     return kind, await reader.readexactly(length)

@@ -39,10 +39,12 @@ STARTING = "STARTING"
 READY = "READY"
 DRAINING = "DRAINING"
 STOPPED = "STOPPED"
+EMBEDDED = "EMBEDDED"
+"""The state of a process that is no worker and has a slot for the endpoints in it."""
 
 _MAGIC = b"RW-SLAB\0"
-_VERSION = 1
-_HEADER = struct.Struct("<8sIIII16s")
+_VERSION = 2
+_HEADER = struct.Struct("<8sIIIII16s")
 _HEADER_BYTES = 4096
 _ENTRY = struct.Struct("<IHHII")  # length of the name, kind, width, first cell, CRC-32 of the name
 _ENTRY_BYTES = _ENTRY.size + MAX_NAME_BYTES
@@ -55,8 +57,13 @@ _PID, _STATE, _BOOT, _HEARTBEAT, _STARTS, _CRASHES, _OVERFLOWS, _SEQUENCE = rang
 @dataclass(frozen=True, slots=True)
 class _Geometry:
     slots: int
+    members: int
     names: int
     cells: int
+
+    @property
+    def member_slots(self) -> range:
+        return range(self.slots - 1 - self.members, self.slots - 1)
 
     @property
     def directory(self) -> int:
@@ -115,19 +122,20 @@ class NamedCells:
     values: tuple[int, ...]
 
 
-def create_slab(path: Path, slots: int, *, names: int = 4_096, cells: int = 32_768) -> str:
+def create_slab(path: Path, slots: int, *, members: int = 0, names: int = 4_096, cells: int = 32_768) -> str:
     """Create a new, empty slab at `path` in one step (mode 0600) and return its boot id, 16 hex digits.
 
     Processes that still map an older file at that path keep it. The whole file is written here, because a page that the disk
     cannot provide later would kill the process that touches it.
 
     Args:
-        slots: number of slots.
+        slots: number of slots; the last one is the agent's.
+        members: how many of them, just before the agent's, are for embedded endpoints.
         names: named runs per slot. cells: 8-byte cells per slot.
     """
     boot = secrets.token_hex(8)
-    geometry = _Geometry(slots, names, cells)
-    header = _HEADER.pack(_MAGIC, _VERSION, slots, names, cells, boot.encode("ascii"))
+    geometry = _Geometry(slots, members, names, cells)
+    header = _HEADER.pack(_MAGIC, _VERSION, slots, members, names, cells, boot.encode("ascii"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -152,8 +160,8 @@ def _map(path: Path) -> tuple[mmap.mmap, _Geometry, str]:
         mapped = mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)
-    magic, version, slots, names, cells, boot = _HEADER.unpack_from(mapped, 0)
-    geometry = _Geometry(slots, names, cells)
+    magic, version, slots, members, names, cells, boot = _HEADER.unpack_from(mapped, 0)
+    geometry = _Geometry(slots, members, names, cells)
     if magic != _MAGIC or version != _VERSION or size != geometry.size:
         mapped.close()
         raise ValueError("not a slab of this release")
@@ -313,10 +321,12 @@ class SlotWriter:
                     self.values[other + offset] += number
 
     def everywhere(self, name: str) -> list[tuple[list[int], bool]]:
-        """For numbers that workers share: the run of MAX_WIDTH cells called `name` in each slot that has one, and whether that
-        slot's process runs. Such runs are never folded, so each directory entry is read only once."""
+        """For numbers that workers share: the run of MAX_WIDTH cells called `name` in each worker's slot that has one and in this
+        one, and whether that slot's process runs. Such runs are never folded, so each directory entry is read only once."""
         found = []
         for slot in range(self.slots):
+            if slot in self._geometry.member_slots and slot != self.slot:
+                continue
             start = self._geometry.start(slot)
             seen, runs = self._shared[slot]
             for position, known, _, width, cell in _entries(self._mapped, self._geometry, start, seen):
@@ -359,7 +369,7 @@ class SlabReader:
     """Reads all slots; never blocks a writer.
 
     Attributes:
-        slots: number of slots.
+        slots: number of slots. members: the slots for embedded endpoints.
         boot: the slab's own id, 16 hex digits: the gateway's boot.
     """
 
@@ -371,7 +381,7 @@ class SlabReader:
             OSError: the file cannot be opened.
         """
         self._mapped, self._geometry, self.boot = _map(path)
-        self.slots = self._geometry.slots
+        self.slots, self.members = self._geometry.slots, self._geometry.member_slots
         self._all = memoryview(self._mapped).cast("q")
         self._known: list[list[tuple[int, str, int, int, int]]] = [[] for _ in range(self.slots)]
         self._sequences = [0] * self.slots

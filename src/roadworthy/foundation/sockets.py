@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from roadworthy.foundation.errors import SettingsError
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 """Names of this machine in a Host header or an address, which only the machine itself can reach."""
 _TCP_CLOSE = 7  # in TCP_INFO of Linux
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _MAX_UNIX_PATH_BYTES = 100  # 108 on Linux and 104 on macOS, both with the closing zero
 
 
@@ -84,6 +86,16 @@ def unix_address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
+
+
+def peer_of(end: socket.socket) -> tuple[int, int] | None:
+    """The process and the user at the other end of a connected Unix socket, as the kernel says; None on systems other than
+    Linux."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    pid, uid, _ = _CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size))
+    return pid, uid
 
 
 def is_reset(end: socket.socket) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ class AgentLink:
         offer: takes a snapshot.
         keep_out: takes the parts that must not execute, each with the reason.
         connected: called when the link is established, so that waiting records can be sent.
+        prepare: called before anything is sent over a new connection; False closes it.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class AgentLink:
         offer: Callable[[Snapshot], object],
         keep_out: Callable[[dict[str, str]], None],
         connected: Callable[[], None],
+        prepare: Callable[[], bool] = lambda: True,
     ) -> None:
         self._address = address
         self._report = report
         self._offer = offer
         self._keep_out = keep_out
         self._connected = connected
+        self._prepare = prepare
         self._writer: asyncio.StreamWriter | None = None
 
     def ready(self) -> bool:
@@ -70,20 +74,34 @@ class AgentLink:
         """Connect, listen, and reconnect, until cancelled."""
         pauses = _RECONNECTS.delays()
         while True:
-            try:
-                with unix_address(self._address) as path:
-                    reader, writer = await asyncio.open_unix_connection(path)
-            except (OSError, SettingsError):
-                await asyncio.sleep(next(pauses))
-                continue
-            # A frame that fits goes out in one call, and its worker is not woken again to send the rest.
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            if await self.attend():
+                pauses = _RECONNECTS.delays()
+            await asyncio.sleep(next(pauses))
+
+    async def attend(self) -> bool:
+        """Connect, and listen until the connection ends. False if none was established."""
+        try:
+            with unix_address(self._address) as path:
+                reader, writer = await asyncio.open_unix_connection(path)
+        except (OSError, SettingsError):
+            return False
+        # A frame that fits goes out in one call, and its worker is not woken again to send the rest.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        prepared = self._prepare()
+        if prepared:
             with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
                 await self._listen(reader, writer)
+        self._writer = None
+        writer.close()
+        return prepared
+
+    def forget(self) -> None:
+        """Close in a fork the connection that it inherited."""
+        if self._writer is not None:
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nothing, self._writer.get_extra_info("socket").fileno(), inheritable=False)  # its loop may close the number
+            os.close(nothing)
             self._writer = None
-            writer.close()
-            await asyncio.sleep(_RECONNECTS.initial_s)
-            pauses = _RECONNECTS.delays()
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer

@@ -145,7 +145,7 @@ class Worker:
         self._manager = Manager(load, self._serving.refresh, self._load_failed, isolation)
         log_access = self._log_access if start.access_log else None
         self._readers = Readers(self._loop)
-        instruments = Instruments(metrics, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
+        instruments = Instruments(metrics.refused, self._recorder, self._log_fault, log_access, lambda: self._pressure.refuse)
         folder = Path(start.folder)
         documents = Documents(folder, Path(start.slab))
         edge = instruments, self._readers, StepScheduler(self._loop)

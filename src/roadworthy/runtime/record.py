@@ -137,6 +137,14 @@ class Recorder:
             self._send_frame()
         self._wait()
 
+    def clear(self) -> int:
+        """Drop all buffered records; return how many they were."""
+        count = len(self)
+        self._newest = _Frame()
+        self._frames = deque([self._newest])
+        self._held_bytes = 0
+        return count
+
     def _send(self) -> None:
         """Hand the oldest frame to the link. The timer and a full frame call it."""
         if self._held_bytes and self._carrier.ready():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader, SlotStatus, SlotWriter
 from roadworthy.runtime.queue.run_times import BINS, RunTimes
 from roadworthy.serving.histogram import BUCKETS_US, SUM, WIDTH, summed
+from roadworthy.serving.member_cells import is_sound
 from roadworthy.serving.rollout.counters import EVIDENCE, EvidenceCells, EvidenceTotals
 from roadworthy.serving.stream_metrics import OF_STREAMS, StreamMetrics, StreamTotals
 
@@ -379,7 +380,7 @@ class Totals:
         breakers: by (endpoint, index of the variant), each worker's numbers and whether it is alive.
         evidence: counts for rollouts. streams: counts of answers in parts.
         run_times: by digest, requests in each bin of RUN_TIME_BOUNDS_US and above.
-        slots: the state of each slot.
+        slots: the state of each worker's slot, and last the agent's. members: of the slots of embedded endpoints.
     """
 
     requests: dict[tuple[Bound, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -400,14 +401,23 @@ class Totals:
     streams: StreamTotals = field(default_factory=StreamTotals)
     run_times: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * BINS))
     slots: list[SlotStatus] = field(default_factory=list)
+    members: list[SlotStatus] = field(default_factory=list)
 
 
-def read_totals(reader: SlabReader) -> Totals:
-    """Add up all slots. A dead worker's requests in flight count as lost from the moment of its death."""
+def read_totals(reader: SlabReader, endpoints: Container[str] | None = None) -> Totals:
+    """Add up all slots. A dead worker's requests in flight count as lost from the moment of its death.
+
+    Args:
+        endpoints: the names for which embedded endpoints may count; None: any.
+    """
     totals = Totals()
     for slot in range(reader.slots):
         status, runs = reader.read(slot)
-        totals.slots.append(status)
+        if slot in reader.members:
+            totals.members.append(status)
+            runs = [cells for cells in runs if is_sound(cells, endpoints)]
+        else:
+            totals.slots.append(status)
         for cells in runs:
             _add(totals, cells, alive=status.alive)
     return totals

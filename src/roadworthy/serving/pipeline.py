@@ -19,7 +19,6 @@ from roadworthy.runtime.pending import PendingRequest
 from roadworthy.runtime.record import Recorder
 from roadworthy.schema.batch import Batch
 from roadworthy.serving.endpoint import Endpoint
-from roadworthy.serving.metrics import WorkerMetrics
 from roadworthy.serving.streaming import StreamDeadlines
 from roadworthy.serving.variant import Variant
 
@@ -44,11 +43,12 @@ class Instruments:
     """What counts, records and logs every prediction.
 
     Attributes:
+        refused: counts a request that reached no version, by endpoint and code.
         log_access: writes a log line for each request; None logs none.
         refusal: the error for every new request at the moment, whatever the endpoint; None admits them.
     """
 
-    metrics: WorkerMetrics
+    refused: Callable[[str, str], None]
     recorder: Recorder
     log_fault: LogFault
     log_access: Callable[[str, Request, int, float], None] | None = None
@@ -124,7 +124,7 @@ class Pipeline:
         self._endpoint = endpoint
         self._admission = endpoint.admission
         self._identify, self.enter = endpoint.admission.identify, endpoint.admission.enter
-        self._metrics = instruments.metrics
+        self._refused = instruments.refused
         self._recorder = instruments.recorder if policy.record else None
         self._log_fault = instruments.log_fault
         self._log_access = instruments.log_access
@@ -206,7 +206,7 @@ class Pipeline:
         if variant is not None:
             variant.metrics.observe(call.failed or call.code, latency_s if first_s is None else first_s - call.started, rows)
         else:
-            self._metrics.refused(self._endpoint.entry.name, call.code)
+            self._refused(self._endpoint.entry.name, call.code)
         if self._log_access is not None:
             self._log_access(self._endpoint.entry.name, call, status, latency_s)
         if self._recorder is None or not call.admitted:

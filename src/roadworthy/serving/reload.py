@@ -71,6 +71,8 @@ class ServingState:
         self._reasons: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._queues: dict[str, tuple[Gauge, int]] = {}
+        self._elsewhere: Mapping[str, WorkerMetrics] = {}
+        self._moved: set[str] = set()
         self.stopping = False
         self.health: ProcessHealth | None = None
         self._rules: Rules | None = None
@@ -82,6 +84,15 @@ class ServingState:
         self._edge = edge
         self._rules = rules
         self._shared = shared
+
+    def count_in(self, elsewhere: Mapping[str, WorkerMetrics]) -> None:
+        """From the next `refresh` on, count the requests of these endpoints there, and those of all others in this worker's
+        metrics. Requests in progress are counted where they began."""
+        before, self._elsewhere = self._elsewhere, elsewhere
+        moved = {name for name in before.keys() | elsewhere.keys() if before.get(name) is not elsewhere.get(name)}
+        self._moved |= moved
+        for name in moved:
+            self._queues.pop(name, None)
 
     @property
     def settled(self) -> bool:
@@ -133,7 +144,9 @@ class ServingState:
             self._revision = snapshot.revision
         waiting = {name: admission for name, admission in self._admissions.items() if name not in self._endpoints}
         self._edge.serve(self._keys, self._endpoints, waiting)
-        self._metrics.evidence.keep(entry.rollout.id for entry in snapshot.endpoints if entry.rollout is not None)
+        rollouts = [entry.rollout.id for entry in snapshot.endpoints if entry.rollout is not None]
+        for metrics in {self._metrics, *self._elsewhere.values()}:
+            metrics.evidence.keep(rollouts)
         if self._pinned() != before:
             self._want()
         if self._rules is not None:
@@ -203,7 +216,7 @@ class ServingState:
     def gauge_queues(self) -> None:
         """Update the queue gauges. Called about once a second, so that requests need not do it."""
         for name, endpoint in self._endpoints.items():
-            gauge, before = self._queues.get(name) or (self._metrics.queue(name), 0)
+            gauge, before = self._queues.get(name) or (self._elsewhere.get(name, self._metrics).queue(name), 0)
             now = sum(variant.version.batcher.waiting for variant in endpoint.split.variants)
             gauge.add(now - before)
             self._queues[name] = (gauge, now)
@@ -224,15 +237,29 @@ class ServingState:
     def _bound(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint | None:
         """The endpoint as the snapshot describes it, else as it was, else None."""
         previous = self._endpoints.get(entry.name)
-        if previous is not None and previous.uses(entry, self._manager.version):
+        if previous is not None and entry.name not in self._moved and previous.uses(entry, self._manager.version):
             return previous
         try:
-            return self._bind(entry, packages)
+            endpoint = self._bind(entry, packages)
         except Unbindable as error:
             self._reasons[entry.name] = str(error)
             if error.hopeless:
                 self._refused[entry.name] = str(error)
-            return previous or self._without_shadow(entry, packages)
+            if previous is None:
+                return self._without_shadow(entry, packages)
+            if entry.name not in self._moved:
+                return previous
+            endpoint = self._moved_alone(previous, packages)
+        if endpoint is not previous:
+            self._moved.discard(entry.name)
+        return endpoint
+
+    def _moved_alone(self, previous: Endpoint, packages: Mapping[str, PackageEntry]) -> Endpoint:
+        """The endpoint as it was, counted where it should be now."""
+        try:
+            return self._bind(previous.entry, packages)
+        except Unbindable:
+            return previous
 
     def _bind(self, entry: EndpointEntry, packages: Mapping[str, PackageEntry]) -> Endpoint:
         return bind(
@@ -240,7 +267,7 @@ class ServingState:
             packages,
             self._manager.version,
             self._admissions[entry.name],
-            self._metrics,
+            self._elsewhere.get(entry.name, self._metrics),
             rules=self._rules,
             shared=self._shared,
             head=self._edge.head,

@@ -89,6 +89,7 @@ class WorkerLimits:
         warm_up_s: how long after READY a worker counts as warm.
         recycle_every_s: the least time between two replacements for memory.
         look_s: time between two checks of these limits.
+        members: number of processes with embedded endpoints that may join the workers.
     """
 
     hang_s: float
@@ -97,3 +98,4 @@ class WorkerLimits:
     warm_up_s: float = 60.0
     recycle_every_s: float = 10.0
     look_s: float = 1.0
+    members: int = 0

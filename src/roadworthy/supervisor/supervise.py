@@ -56,7 +56,8 @@ class Supervisor:
 
     Args:
         plans: the children, in the order in which they start.
-        slab, limits: where to create the workers' slab (the slots that the plans name, then a spare one, then the agent's), and
+        slab, limits: where to create the workers' slab (the slots that the plans name, a spare one, those of
+            embedded endpoints, and the agent's), and
             the limits of workers. None when no plan is a worker.
         restarts: when exited children restart.
         listeners: the listening sockets that a stop closes in order.
@@ -87,7 +88,7 @@ class Supervisor:
         slots = [plan.slot for plan in plans if plan.slot is not None]
         if slab is not None and limits is not None:
             spare = max(slots, default=-1) + 1
-            create_slab(slab, spare + 2)
+            create_slab(slab, spare + 2 + limits.members, members=limits.members)
             self._slab = Kept(slab)
             watch = self._watch = WorkerWatch(SlabReader(slab), limits)
             self._recycler = Recycler(self._group, watch.is_ready, spare, restarts.ready_s, self._recycled)

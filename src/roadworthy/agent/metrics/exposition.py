@@ -74,6 +74,8 @@ class GatewayCollector(Collector):
         yield _latency(totals)
         yield from _now(totals)
         yield from _workers(totals.slots[:-1])
+        joined = sum(status.alive for status in totals.members)
+        yield gauge("roadworthy_embedded_processes", "Processes with embedded endpoints that have joined.", values=joined)
         yield from _agent(totals, facts)
         yield _confinement(facts.confinement)
         yield from layer_counts(totals)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -76,6 +76,11 @@ class RecordSink:
     def add_scrubbers(self, scrubbers: Mapping[str, Scrubber]) -> None:
         """Add the endpoints of a new snapshot. Those of earlier snapshots stay: their last records are still on the way."""
         self._scrubbers = {**self._scrubbers, **scrubbers}
+
+    @property
+    def endpoints(self) -> Container[str]:
+        """The endpoints of this snapshot and of earlier ones."""
+        return self._scrubbers
 
     def offer(self, payload: bytes) -> None:
         """Buffer one payload of records, or drop and count it."""

@@ -207,7 +207,7 @@ class Sync:
                 continue
             named = {entry.digest for entry in self._wanted.packages}
             held = {
-                version.digest for report in self._registry.reports() for version in report.versions if version.state != UNLOADED
+                version.digest for report in self._registry.held() for version in report.versions if version.state != UNLOADED
             }
             for digest in self._packages.collect(named, held.__contains__):
                 _log.info("deleted a package that no snapshot names", digest=digest)

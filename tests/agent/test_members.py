@@ -1,0 +1,124 @@
+"""Processes with embedded endpoints at the agent's socket: what they say of themselves is not believed; none disturbs another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadworthy.contract.local import HELLO, RECORDS
+from roadworthy.contract.snapshot import EndpointEntry, Snapshot
+from roadworthy.contract.telemetry import LOADING, VersionState, WorkerReport
+from roadworthy.foundation.frames import encode_frame
+from roadworthy.schema.dtypes import DType
+from roadworthy.schema.signature import Container, Field, Signature
+from tests.agent.conftest import FIRST_MEMBER, eventually
+from tests.agent.records import record
+
+STRANGER = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+os.setuid(65534)
+end = socket.socket(socket.AF_UNIX)
+end.connect("agent.sock")
+end.settimeout(60)
+try:
+    print(end.recv(1))
+except ConnectionResetError:
+    print(b"")
+"""
+SIGNATURE = Signature((Field("x", DType.FLOAT64),), (Field("y", DType.FLOAT64),), Container.RECORDS)
+SERVED = Snapshot("e", 1, endpoints=(EndpointEntry("credit", 1, (), SIGNATURE.to_document()),))
+
+
+def closed(end: Any) -> bool:
+    """Whether the agent has closed a connection; what it sent before is read."""
+    try:
+        while end.socket.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_a_member_gets_snapshots_and_is_no_worker(fake_control: Any, start_agent: Any) -> None:
+    """The control plane hears of the workers alone, so a member that still loads holds up no switch."""
+    agent = start_agent(fake_control)
+    member, worker = agent.worker(), agent.worker()
+    member.hello(FIRST_MEMBER, versions=(VersionState("sha256:" + "a" * 64, LOADING),))
+    worker.hello(1)
+    fake_control.offer(Snapshot("e", 1))
+    assert member.snapshot() == worker.snapshot() == Snapshot("e", 1)
+    eventually(lambda: fake_control.frames and fake_control.frames[-1].workers, "the worker is reported")
+    assert [each.slot for each in fake_control.frames[-1].workers] == [1]
+
+
+def test_a_slot_belongs_to_the_process_that_the_slab_names(start_agent: Any) -> None:
+    """Neither a free slot, nor the agent's, nor a second one; the process with the slot is not disturbed."""
+    agent = start_agent()
+    good = agent.worker()
+    good.hello(FIRST_MEMBER)
+    for slot in (FIRST_MEMBER + 1, FIRST_MEMBER + 2, 1 << 40):
+        bad = agent.worker()
+        bad.report(WorkerReport(slot=slot, pid=os.getpid(), boot="b", epoch=None, revision=0, offered=0), HELLO)
+        assert closed(bad)
+    changed = agent.worker()
+    changed.hello(1)
+    changed.report(WorkerReport(slot=FIRST_MEMBER, pid=1, boot="b", epoch=None, revision=0, offered=0))
+    assert closed(changed)
+    good.send_records([record("unknown")])
+    eventually(lambda: agent.metrics()["roadworthy_records_lost_total"] == 1, "it is still heard")
+
+
+def test_a_process_that_connects_again_replaces_its_connection(start_agent: Any) -> None:
+    """One connection for each slot: a member cannot use up the agent's descriptors."""
+    agent = start_agent()
+    first, second = agent.worker(), agent.worker()
+    first.hello(FIRST_MEMBER)
+    second.hello(FIRST_MEMBER)
+    assert closed(first)
+    second.send_records([record("unknown")])
+    eventually(lambda: agent.metrics()["roadworthy_records_lost_total"] == 1, "the second one is heard")
+
+
+def test_connections_without_an_identity_are_few(start_agent: Any) -> None:
+    """One more than the bound is closed at once, and each after a while; workers can connect again."""
+    agent = start_agent(constants={"worker_registry.MOST_STRANGERS": 2, "worker_registry.HELLO_S": 2.0})
+    strangers = [agent.worker() for _ in range(2)]
+    eventually(lambda: closed(agent.worker()), "one more is refused")
+    assert all(map(closed, strangers))
+    agent.worker().send_records([record()])
+    eventually(agent.files, "a worker is heard again")
+
+
+def test_members_record_for_endpoints_of_the_gateway_only(fake_control: Any, start_agent: Any) -> None:
+    """Records for another name are counted as lost; damaged ones cost the member its connection, and no one's records."""
+    agent = start_agent(fake_control)
+    fake_control.offer(SERVED)
+    member = agent.worker()
+    member.hello(FIRST_MEMBER)
+    assert member.snapshot().revision == 1
+    member.send_records([record("made-up")] * 3)
+    member.send_records([record("credit")] * 2)
+    bad = agent.worker()
+    bad.hello(FIRST_MEMBER + 1)
+    bad.socket.sendall(encode_frame(RECORDS, b"\xff\xff\xff\xff\x90"))
+    assert closed(bad)
+    files = eventually(lambda: fake_control.frames and fake_control.frames[-1].record_files, "the records are shipped")
+    assert [(file.endpoint, file.rows) for file in files] == [("credit", 2)]
+    assert agent.metrics()["roadworthy_records_lost_total"] == 3
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_is_not_served(start_agent: Any, tmp_path: Path) -> None:
+    """Even where the socket's folder is open to it: the kernel says who connects."""
+    start_agent()
+    run = tmp_path / "run"
+    run.chmod(0o711)
+    (run / "agent.sock").chmod(0o666)
+    done = subprocess.run([sys.executable, "-c", STRANGER, str(run)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "b''\n"), done.stderr
