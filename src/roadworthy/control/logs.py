@@ -47,7 +47,7 @@ def failures_logged(event: str, **facts: Any) -> Iterator[None]:
         yield
     except RoadworthyError as error:
         log.warning(event, **facts, code=error.code, message=error.message)
-    except Exception:
+    except Exception:  # the thread must go on, whatever failed; the log has it
         log.exception(event, **facts)
 
 
