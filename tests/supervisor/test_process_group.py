@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,14 +87,6 @@ def test_openmp_threads_of_a_child_do_not_spin(monkeypatch: pytest.MonkeyPatch, 
         child.process.wait(DEADLINE_S)
         group.reap()
         assert exits[0].status == 3
-
-
-def test_a_child_leaves_a_busy_core_to_the_others() -> None:
-    """From its start, so that all its threads have the nice value of its plan."""
-    with running_child(ChildPlan("nice", FOREVER, {}, nice=3)) as (_, child, _):
-        assert child.process is not None
-        own = os.getpriority(os.PRIO_PROCESS, 0)
-        assert os.getpriority(os.PRIO_PROCESS, child.process.pid) == min(own + 3, 19)
 
 
 def test_a_child_that_keeps_dying_is_started_again_after_its_pause(clock: HandClock) -> None:

@@ -39,7 +39,6 @@ class ChildPlan:
         needed: whether its refusal to start stops everything; else it is tried again, with backoff.
         orders: what it may order (`channel.py`); its document then gets "children_fd". Only one child may order others.
         still_s: kill and restart the child when it has shown life and then shows none for this many seconds; None: never.
-        nice: added to this process's nice value: a positive one gives a busy core to the others first.
     """
 
     name: str
@@ -51,7 +50,6 @@ class ChildPlan:
     needed: bool = True
     orders: Orders | None = None
     still_s: float | None = None
-    nice: int = 0
 
     @property
     def slot(self) -> int | None:

@@ -171,9 +171,6 @@ class ProcessGroup:
         self._readers = [each for each in self._readers if each.is_alive()]
         self._readers.append(read_printed(prints, Printed(child.plan.name, process.pid, _log.write)))
         child.process, child.stdin = process, stdin
-        if child.plan.nice:
-            with contextlib.suppress(OSError):  # not allowed here: then it shares the core as an equal
-                os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + child.plan.nice)
         with contextlib.suppress(OSError):  # it has exited already: `reap` notices
             stdin.sendall(json.dumps(document).encode("utf-8") + b"\n")
         stdin.setblocking(False)

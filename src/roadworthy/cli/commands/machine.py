@@ -30,8 +30,6 @@ from roadworthy.supervisor.plan import ChildPlan
 _STOP_STEP_S = 0.05
 _GONE_S = 5.0
 _READY_TIMEOUT_S = 60.0
-_CONTROL_NICE = 10
-"""Beside a gateway, predictions come before the control plane: what it does can wait for milliseconds."""
 """Longest wait for the probes of `up`; a version that cannot be loaded must not delay it further."""
 _REFUSED = (401, 403)
 _SHOWN_ONCE = "the admin key is shown only this once; this machine's command line reads it from the home folder"
@@ -129,8 +127,7 @@ def up(options: UpOptions) -> None:
         children = gateway_children(plan, settings, level)
         planned = control_child(home.control, control, settings, keys.bootstrap(), level)
         served = home.snapshot()
-        needed = served is None or served[1] == 0
-        children.append(replace(_expecting(planned, home, options), needed=needed, nice=_CONTROL_NICE))
+        children.append(replace(_expecting(planned, home, options), needed=served is None or served[1] == 0))
         message = _message(urls, url_of(settings.gateway.metrics_host, sockets[1]))
 
         def announce() -> None:
