@@ -15,6 +15,7 @@ from bench.load.traffic import BROKEN, Outcome, Traffic
 from bench.models import leaking
 from bench.service import Service, installed
 from bench.versions import serve_first, two_versions
+from tests.waiting import eventually
 
 Running = tuple[Service, Traffic]
 
@@ -30,7 +31,10 @@ def installation(folder: Path) -> Iterator[Running]:
     """Two workers and the traffic for them, which each test copies."""
     versions = two_versions(folder)
     with installed(folder, [], workers=2) as service:
-        yield service, serve_first(service, versions, rate=100.0)
+        traffic = serve_first(service, versions, rate=100.0)
+        with service.client() as client:  # the agent has what it needs for files of records
+            eventually(lambda: client.logs(traffic.endpoint).items, "records arrive")
+        yield service, traffic
 
 
 @pytest.fixture
