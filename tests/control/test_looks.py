@@ -266,7 +266,7 @@ def test_a_retreat_from_quarantine_is_a_deployment_with_a_reason(context: Contro
 
 
 def test_a_retreat_after_a_restore_waits_for_gateways(context: ControlContext, report: Report) -> None:
-    """Reports of the time before count for no deployment, so none is ordered; all others go on."""
+    """Reports of the time before count for no deployment, so the controllers order no retreat; all others go on."""
     serve(context, report, "line:1", "line:2")
     endpoints.deploy(context, "another", Deployment(version="line:1"), ME)
     before = context.publisher.edition.snapshot.epoch
