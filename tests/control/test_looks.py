@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, select
+from sqlalchemy.exc import IntegrityError
 
 from roadworthy.access.principal import Principal
 from roadworthy.audit import entries
@@ -27,13 +28,14 @@ from roadworthy.foundation.errors import Conflict
 from roadworthy.foundation.references import VersionReference
 from roadworthy.registry import versions
 from roadworthy.registry.versions import Version
+from roadworthy.rollout import endpoints as endpoint_rows
 from roadworthy.rollout import rollouts as stored
 from roadworthy.rollout.words import say
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Field, Signature
 from roadworthy.store import tables
 from roadworthy.store.blobs import package_blob
-from roadworthy.store.engine import bump_revision
+from roadworthy.store.engine import begin_life, bump_revision
 from tests.conftest import eventually
 from tests.defaults import control_document
 
@@ -72,12 +74,15 @@ def context(tmp_path: Path) -> Iterator[ControlContext]:
 
 @pytest.fixture
 def report(context: ControlContext) -> Report:
-    """Sends a frame of a worker that has taken the newest snapshot, with all versions ready, or the states of `said`."""
+    """Sends a frame of a worker that has taken the newest snapshot, with all versions ready, or the states of `said`, or one
+    that has not followed the store into its present epoch."""
     numbers = itertools.count(1)
 
-    def send(said: tuple[VersionState, ...] = tuple(VersionState(digest, READY) for digest in DIGESTS)) -> None:
+    def send(
+        said: tuple[VersionState, ...] = tuple(VersionState(digest, READY) for digest in DIGESTS), epoch: str | None = None
+    ) -> None:
         snapshot = context.publisher.edition.snapshot
-        worker = WorkerReport(0, 1, "w", snapshot.epoch, snapshot.revision, snapshot.revision, said)
+        worker = WorkerReport(0, 1, "w", epoch or snapshot.epoch, snapshot.revision, snapshot.revision, said)
         telemetry.take_frame(context, Telemetry("gw-1", "b", next(numbers), 1, (worker,)))
 
     send()
@@ -260,8 +265,28 @@ def test_a_retreat_from_quarantine_is_a_deployment_with_a_reason(context: Contro
     assert len(retreats(context)) == 1
 
 
+def test_a_retreat_after_a_restore_waits_for_gateways(context: ControlContext, report: Report) -> None:
+    """Reports of the time before count for no deployment, so the controllers order no retreat; all others go on."""
+    serve(context, report, "line:1", "line:2")
+    endpoints.deploy(context, "another", Deployment(version="line:1"), ME)
+    before = context.publisher.edition.snapshot.epoch
+    with context.database.begin() as connection:
+        begin_life(connection)
+    context.publisher.refresh()
+    said = (VersionState(DIGESTS[0], READY), kept_out(2))
+    for _ in range(3):
+        report(said, before)
+        look(context)
+    assert (endpoints.get(context, "line").version, retreats(context)) == ("line:2", [])
+    report(said)
+    look(context)
+    assert [endpoints.get(context, name).version for name in ("another", "line")] == ["line:1", "line:1"]
+    assert len(retreats(context)) == 1
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a fault of ours"), IntegrityError("INSERT", (), Exception("UNIQUE"))])
 def test_a_retreat_of_one_endpoint_that_fails_delays_no_other(
-    context: ControlContext, report: Report, monkeypatch: pytest.MonkeyPatch
+    context: ControlContext, report: Report, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     """Each is a transaction of its own; what failed is tried at the next look."""
     serve(context, report, "line:1", "line:2")
@@ -273,7 +298,7 @@ def test_a_retreat_of_one_endpoint_that_fails_delays_no_other(
 
     def order(context: ControlContext, connection: Any, endpoint: Any, *more: Any) -> Any:
         if endpoint.name == "another":
-            raise RuntimeError("a fault of ours")
+            raise fault
         return ordered(context, connection, endpoint, *more)
 
     monkeypatch.setattr(rollout_controller, "order", order)
@@ -283,6 +308,25 @@ def test_a_retreat_of_one_endpoint_that_fails_delays_no_other(
     monkeypatch.undo()
     look(context)
     assert endpoints.get(context, "another").version == "line:1"
+
+
+def test_only_endpoints_that_serve_a_version_in_quarantine_and_may_go_back_cost_a_look(
+    context: ControlContext, report: Report
+) -> None:
+    """However many there are: the write lock is held meanwhile."""
+    serve(context, report, "line:1", "line:2")
+    report((VersionState(DIGESTS[0], READY), VersionState(DIGESTS[1], READY), kept_out(3)))
+    with context.database.begin() as connection:
+        shown = endpoint_rows.get(connection, "line")
+        for number in range(10):
+            endpoint_rows.create(connection, replace(shown, name=f"healthy-{number}"))
+            endpoint_rows.create(connection, replace(shown, name=f"first-{number}", current="line:3", previous=None))
+    statements: list[str] = []
+    event.listen(
+        context.database._engine, "before_cursor_execute", lambda _connection, _cursor, text, *_: statements.append(text)
+    )
+    look(context)
+    assert len(statements) < 10, statements
 
 
 def test_a_failure_is_shown_after_a_retreat_from_quarantine(context: ControlContext, report: Report) -> None:

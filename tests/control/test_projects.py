@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from roadworthy.contract.api.operation import GATEWAY, OPEN, Operation
 from roadworthy.contract.telemetry import RecordFile, RequestCount, Telemetry, encode_telemetry
@@ -234,3 +234,23 @@ def test_a_broken_default_project_refuses_its_own_requests_only(tmp_path: Path) 
     assert [each.database.project for each in context.find_projects()] == ["default", "b"]
     assert mine.get("/api/v1/endpoints").json()["items"] == []
     context.database.close()
+
+
+@pytest.mark.parametrize("broken", ["a", "default"])
+def test_a_project_whose_events_cannot_be_read_hides_no_other(tmp_path: Path, broken: str) -> None:
+    """The control plane starts with all projects, and reads the events once they are mended."""
+    first = build_context(control_document(tmp_path))
+    with first.database.begin() as connection:
+        epoch, _ = read_revision(connection)
+        for name in ("a", "b"):
+            connection.everywhere.execute(insert(stores).values(project=name, epoch=epoch, revision=1, event=0))
+        connection.everywhere.execute(update(stores).where(stores.c.project == broken).values(event="?"))
+    for each in (first, build_context(control_document(tmp_path))):
+        assert [one.database.project for one in each.find_projects()] == ["default", "a", "b"]
+    with first.database.begin() as connection:
+        connection.everywhere.execute(update(stores).where(stores.c.project == broken).values(event=3))
+    context = each.projects[broken]
+    context.stream.look()
+    assert context.stream.newest == 3
+    for one in (first, each):
+        one.database.close()

@@ -617,6 +617,7 @@ def test_a_retreat_is_a_deployment_that_keeps_its_reason() -> None:
     assert retreats(replace(world.state, weight=5_000), READY)
     assert not retreats(replace(world.state, weight=10_000), READY)
     assert not retreats(None, LOADING)
+    assert not retreats(retreating(world.state, "line:2", "it crashes"), READY)
     world.state = retreating(world.state, "line:2", "it crashed 3 times")
     assert world.look(canary=READY).actions == (Finish("promoted"),)
     told = (world.state.ends_as, world.state.code, say(world.state.why))

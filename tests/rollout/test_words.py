@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_figures_of_other_types_are_made_plain() -> None:
     )
     assert msgspec.json.decode(msgspec.json.encode(odd), type=type(odd)) == odd
     assert say(odd) == "from 0.5 to 3"
+
+
+def test_infinite_figures_keep_their_sentence_in_the_store() -> None:
+    """JSON has no such numbers."""
+    why = fact("metric", metric="nan", canary=np.float32("nan"), stable=math.inf, low=-math.inf, high=math.inf)
+    assert say(why) == "nan: mean nan, the stable's inf; the difference is -inf to +inf"
+    read = msgspec.json.decode(msgspec.json.encode(why), type=type(why))
+    assert (read, say(read)) == (why, say(why))
 
 
 def test_facts_within_facts_survive_the_store() -> None:

@@ -5,6 +5,7 @@ Called by `control/resources`, which opens the transaction.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,12 @@ def find_digest(connection: Connection, digest: str, model: str | None = None) -
         query = query.where(versions.c.model == model)
     row = connection.execute(query.order_by(versions.c.version)).first()
     return None if row is None else _version(row)
+
+
+def find_names(connection: Connection, digests: Iterable[str]) -> set[str]:
+    """All versions with these packages, written like `flights:3`."""
+    rows = connection.execute(select(versions.c.model, versions.c.version).where(versions.c.digest.in_(digests)))
+    return {str(VersionReference(row.model, row.version)) for row in rows}
 
 
 def is_held(connection: Connection, digest: str) -> bool:

@@ -7,6 +7,7 @@ gateway, or one that an earlier release stored. It is shown as it is.
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -30,12 +31,15 @@ def fact(kind: str, /, **figures: Any) -> Fact:
 
 
 def _plain(value: Any) -> Any:
-    """The value as the store can write it: numpy and plug-ins have numbers and texts of their own types."""
+    """The value as the store can write it: numpy and plug-ins have numbers and texts of their own types, and JSON has no infinite
+    numbers, so these become texts."""
     if value is None or isinstance(value, Fact):
         return value
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
-    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) and math.isfinite(value) else str(value)
 
 
 def of_signal(signal: str, why: Why) -> Fact:

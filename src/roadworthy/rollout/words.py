@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 from roadworthy.rollout.facts import Fact, Why
 
+_NOT_FINITE = ("inf", "-inf", "nan")
+
 
 def say(why: Why) -> str:
     """The sentence for a reason. A fact that this release cannot put into words, such as one of a later release, is shown as it
@@ -24,6 +26,8 @@ def say(why: Why) -> str:
 def _said(value: object) -> object:
     if isinstance(value, tuple):
         return "; ".join(map(say, value))
+    if value in _NOT_FINITE:  # the store has these numbers as texts, which no number's format accepts
+        return float(str(value))
     return say(value) if isinstance(value, Fact) else value
 
 

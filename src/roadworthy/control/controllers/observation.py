@@ -111,12 +111,16 @@ def _between_attempts(rollout: Rollout) -> bool:
 def canary_of(rollout: Rollout, workers: Sequence[WorkerReport], epoch: str) -> Switch | Refuse | Wait:
     """Whether the canary may take traffic. Reports of workers that have not received the revision that asks for it are
     outdated."""
-    asked = rollout.asked_revision
+    return decide_since(rollout.canary_digest, workers, epoch, rollout.asked_revision)
+
+
+def decide_since(digest: str, workers: Sequence[WorkerReport], epoch: str, revision: int = 0) -> Switch | Refuse | Wait:
+    """Decide about a package as if workers that have not received this revision of this epoch had not reported on it."""
     speaking = [
-        worker if worker.epoch == epoch and worker.offered >= asked else msgspec.structs.replace(worker, versions=())
+        worker if worker.epoch == epoch and worker.offered >= revision else msgspec.structs.replace(worker, versions=())
         for worker in workers
     ]
-    return decide(rollout.canary_digest, speaking)
+    return decide(digest, speaking)
 
 
 def _applied(rollout: Rollout, worker: WorkerReport, epoch: str) -> int:

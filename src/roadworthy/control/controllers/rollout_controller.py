@@ -14,13 +14,12 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from roadworthy.contract.api.rollouts import Finding, StepEvidence
 from roadworthy.contract.snapshot import FULL_SHARE
-from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.control.context import ControlContext
-from roadworthy.control.controllers.observation import observe
+from roadworthy.control.controllers.observation import decide_since, observe
 from roadworthy.foundation.errors import Conflict, Unavailable
 from roadworthy.foundation.references import VersionReference
 from roadworthy.monitoring import gateways
@@ -49,7 +48,7 @@ from roadworthy.rollout.decide.state import (
     Retry,
     SetSplit,
 )
-from roadworthy.rollout.decide.switch import Switch, any_kept_out, decide, kept_out
+from roadworthy.rollout.decide.switch import Switch, all_kept_out, kept_out
 from roadworthy.rollout.endpoints import Endpoint
 from roadworthy.rollout.evidence.counts import Evidence
 from roadworthy.rollout.facts import Why, fact
@@ -75,22 +74,27 @@ class Look:
 
 
 def drive(context: ControlContext) -> bool:
-    """Look once at every running rollout and deployment, and, while gateways have versions in quarantine, at every endpoint;
+    """Look once at every running rollout and deployment, and at every endpoint whose serving version gateways have in quarantine;
     whether gateways need a new snapshot. The caller holds the write lock.
 
     Of several control planes on one database only the leader looks at rollouts: the time of a step is measured on one process's
     clock. A deployment has no clock."""
     leads = context.database.lead.held
     with context.database.begin() as connection:
-        suspects = endpoints.list_all(connection) if any_kept_out(_workers(context, connection)) else []
+        suspects = _suspects(context, connection)
         running = [each for each in rollouts.list_open(connection) if each.running and (leads or each.deployment)]
-    moved = [_look(context, each.name, None) for each in suspects]
+    moved = [_look(context, name, None) for name in suspects]
     moved += [_look(context, each.endpoint, each) for each in running]
     return any(moved)
 
 
-def _workers(context: ControlContext, connection: Connection) -> list[WorkerReport]:
-    return gateways.workers_of(gateways.list_live(connection, context.clock.now_us()))
+def _suspects(context: ControlContext, connection: Connection) -> list[str]:
+    """The endpoints that may have to go back to their previous version: few, because each costs a transaction."""
+    digests = all_kept_out(gateways.workers_of(gateways.list_live(connection, context.clock.now_us())))
+    if not digests:
+        return []
+    kept = versions.find_names(connection, digests)
+    return [each.name for each in endpoints.list_all(connection) if each.previous is not None and each.current in kept]
 
 
 def _look(context: ControlContext, name: str, rollout: Rollout | None) -> bool:
@@ -98,8 +102,8 @@ def _look(context: ControlContext, name: str, rollout: Rollout | None) -> bool:
     try:
         with context.database.begin() as connection:
             return _retreat(context, connection, name) if rollout is None else _drive_one(context, connection, name)
-    except Conflict as error:  # another process wrote first; the next look reads what it wrote
-        _log.info("rollout-look-was-late", endpoint=name, code=error.code)
+    except (Conflict, IntegrityError) as error:  # another process wrote first; the next look reads what it wrote
+        _log.info("rollout-look-was-late", endpoint=name, code=getattr(error, "code", ""))
     except (Unavailable, SQLAlchemyError):  # of the store, which all rollouts share
         raise
     except Exception as error:  # noqa: BLE001 - a fault of one rollout must stop neither the others nor telemetry
@@ -111,6 +115,7 @@ def _look(context: ControlContext, name: str, rollout: Rollout | None) -> bool:
 def _retreat(context: ControlContext, connection: Connection, name: str) -> bool:
     """Deploy the previous version if the serving one is in quarantine; whether gateways need a new snapshot.
 
+    It is ordered only if it can end at once: the reports of this epoch, by which a deployment is judged, have the version ready.
     A deployment that is on its way waits meanwhile and then goes on; one that failed is still shown. A rollout that loses its
     stable in this way is over."""
     endpoint = endpoints.get(connection, name)
@@ -119,7 +124,9 @@ def _retreat(context: ControlContext, connection: Connection, name: str) -> bool
         return False
     previous = versions.get(connection, VersionReference.parse(version))
     running = rollouts.find_running(connection, name)
-    ready = READY if isinstance(decide(previous.digest, _workers(context, connection)), Switch) else LOADING
+    workers = gateways.workers_of(gateways.list_live(connection, context.clock.now_us()))
+    epoch, _ = read_revision(connection)
+    ready = READY if isinstance(decide_since(previous.digest, workers, epoch), Switch) else LOADING
     if not machine.retreats(None if running is None else running.state, ready):
         return False
     failed = rollouts.find_pending(connection, name, endpoint.generation)

@@ -6,18 +6,22 @@ import threading
 from collections.abc import Callable
 
 from roadworthy.audit.events import newest
+from roadworthy.control.logs import failures_logged
 from roadworthy.control.publish.waiters import Waiters
 from roadworthy.store.engine import Database
 
 
 class EventStream:
-    """`expect` and `catch_up` may be called from any thread, `wait` from the event loop."""
+    """`expect` and `catch_up` may be called from any thread, `wait` from the event loop. While the events cannot be read, the
+    newest known number stays, at first 0."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
         self._waiters = Waiters()
-        self._newest = self._expected = self._read()
+        self._newest = self._expected = 0
+        with failures_logged("events-cannot-be-read", project=database.project):  # the fault of one project must stop no other
+            self.look()
 
     @property
     def newest(self) -> int:

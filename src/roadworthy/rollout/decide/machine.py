@@ -107,10 +107,11 @@ def retreats(state: State | None, stable: str) -> bool:
     """Whether an endpoint whose serving version is in quarantine goes back to its previous version.
 
     Args:
-        state: of the rollout or deployment that is running there. A canary with all traffic does not need the stable.
+        state: of the rollout or deployment that is running there. A canary with all traffic does not need the stable, and a
+            retreat is not ordered twice.
         stable: READY when every live worker has the previous version, so that it can answer at once.
     """
-    return stable == READY and (state is None or state.weight != FULL_SHARE)
+    return stable == READY and (state is None or (state.weight != FULL_SHARE and state.code != RETREAT))
 
 
 def retreating(state: State, version: str, reason: Why) -> State:

@@ -45,9 +45,9 @@ def decide(digest: str, workers: Sequence[WorkerReport]) -> Switch | Refuse | Wa
     return Wait(f"ready on {ready} of {len(workers)} workers")
 
 
-def any_kept_out(workers: Sequence[WorkerReport]) -> bool:
-    """Whether a gateway has any version in quarantine."""
-    return any(state.code == KEPT_OUT for worker in workers for state in worker.versions)
+def all_kept_out(workers: Sequence[WorkerReport]) -> set[str]:
+    """The packages that a gateway has in quarantine."""
+    return {state.digest for worker in workers for state in worker.versions if state.code == KEPT_OUT}
 
 
 def kept_out(digest: str, workers: Sequence[WorkerReport]) -> Why | None:

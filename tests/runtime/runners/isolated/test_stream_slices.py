@@ -100,9 +100,13 @@ def test_the_first_part_ends_a_slice_and_streams_share_it(monkeypatch: pytest.Mo
     assert scene.sent == [1, 2, 1, 1]
 
 
-def test_the_worker_gets_the_core_after_the_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy core the first part would otherwise wait for the rest of the slice, and for the next ones."""
+@pytest.mark.parametrize("later", [False, True], ids=["generator", "async generator"])
+def test_the_worker_gets_the_core_after_the_first_part(monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
+    """On a busy core the first part would otherwise wait for the rest of the slice, and for the next ones. Also when the model
+    has the first part only after it was asked for it."""
     scene = Scene(monkeypatch, 0.0)
+    if later:
+        scene.ask = lambda has_part, _: bool(scene.sent) or bool(has_part())  # type: ignore[func-returns-value]  # None: not yet
     yielded: list[int] = []
     monkeypatch.setattr(streams.os, "sched_yield", lambda: yielded.append(len(scene.sent)))
     scene.add(1)

@@ -32,7 +32,7 @@ class _Stream:
 
     Attributes:
         asked: its request. ahead: the parts that were sent and not taken.
-        parts: None before its first step.
+        parts: None before its first step. any_sent: whether a part was sent.
         waiting: a step was asked for and is under way; is_ready: it has ended, and its part can be taken.
         began: when that step began, on the performance counter. ended: it takes no further step.
     """
@@ -41,6 +41,7 @@ class _Stream:
     asked: Asked
     ahead: Ahead
     parts: CheckedParts | None = None
+    any_sent: bool = False
     waiting: bool = False
     is_ready: bool = False
     began: float = 0.0
@@ -137,7 +138,7 @@ class Streams:
         Raises:
             ModelFault: the model failed.
         """
-        asked, is_first = stream.asked, stream.parts is None
+        asked = stream.asked
         if not stream.is_ready:
             stream.began = time.perf_counter()
         self._state.begin()
@@ -161,7 +162,8 @@ class Streams:
         now = time.perf_counter()
         seconds = now - stream.began
         stream.ahead.sent(asked.asker.part(asked.number, part, seconds), seconds)
-        if is_first:
+        if not stream.any_sent:
+            stream.any_sent = True
             os.sched_yield()  # on a busy core the worker would get it only after the whole slice, or the next ones
             return math.inf
         return now
