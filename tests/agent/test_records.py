@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from roadworthy.schema.signature import Container, Field, Privacy, Signature
 from tests.agent.conftest import eventually
 from tests.agent.records import files_of, record, write_files
 from tests.records import pack
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, soon
 
 OPEN = Scrubber(Signature((), (), Container.ARRAY), b"k")
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=5)
@@ -313,6 +314,9 @@ def test_frames_are_synced_while_no_file_is_finished(tmp_path: Path, monkeypatch
     """A load that begins while files are made stops the writing, not the syncing."""
     monkeypatch.setattr(records, "SYNC_EVERY_S", 0.01)
 
+    def is_synced(sink: RecordSink, count: int) -> bool:
+        return len(sink.spool.segments) == count and sink.spool.segments[-1].size_bytes > 0 and sink.spool.synced
+
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
@@ -321,13 +325,9 @@ def test_frames_are_synced_while_no_file_is_finished(tmp_path: Path, monkeypatch
         monkeypatch.setattr(sink, "_write", never)
         monkeypatch.setattr(sink, "_pace", lambda: Pace.NOW)
         running = asyncio.create_task(sink.run())
-        async with asyncio.timeout(DEADLINE_S):
-            for count in (1, 2):
-                sink.offer(pack([record()]))
-                while not (  # noqa: ASYNC110 - a thread writes and syncs
-                    sink.spool.segments[count - 1 :] and sink.spool.segments[-1].size_bytes and sink.spool.synced
-                ):
-                    await asyncio.sleep(0.01)
+        for count in (1, 2):
+            sink.offer(pack([record()]))
+            await soon(partial(is_synced, sink, count), "the frame is synced")
         running.cancel()
         for task in list(sink._tasks):
             task.cancel()
