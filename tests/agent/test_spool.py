@@ -68,11 +68,18 @@ def test_damage_costs_its_frames_only(tmp_path: Path, begin: int, end: int) -> N
 def test_the_records_of_a_damaged_last_frame_are_bounded(tmp_path: Path) -> None:
     """The number in its head may be anything."""
     spool = Spool(tmp_path)
-    spool.append([TWO, b"\xff" * 130])
+    assert spool.append([TWO, b"\xff" * 130]) == 0
     path = spool.segments[0].path
     data = path.read_bytes()
     path.write_bytes(data[:-1])
     assert [each for each in frames(path) if isinstance(each, int)] == [3]
+
+
+def test_numbers_of_records_that_are_wrong_stop_nothing(tmp_path: Path) -> None:
+    """Each frame says how many records it has; together they may exceed any count."""
+    spool = Spool(tmp_path)
+    assert spool.append([b"\xff" * 130, b"\xff" * 130, TWO]) == 0
+    assert whole(spool.segments[0].path) == [b"\xff" * 130, b"\xff" * 130, TWO]
 
 
 def test_taken_frames_survive_a_power_cut(tmp_path: Path) -> None:

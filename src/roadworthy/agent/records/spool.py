@@ -31,7 +31,7 @@ SEGMENT_ROWS = 200_000
 """A segment with more bytes or records takes no further frames."""
 _SUFFIX = ".spool"
 _MARK_BYTES = 8
-_NUMBERS = struct.Struct("<II")
+_NUMBERS = struct.Struct("<IQ")
 _CHECKSUM = struct.Struct("<I")
 _HEAD_BYTES = _MARK_BYTES + _NUMBERS.size + _CHECKSUM.size
 """Before a payload: the segment's mark, the payload's length and the number of records in earlier frames, and the CRC-32 of both
