@@ -51,4 +51,5 @@ def files_of(segment: Path) -> tuple[list[FinishedFile], int]:
     job = SegmentFiles(segment.parent, segment)
     while (write := job.next_group()) is not None:
         write()
-    return job.finish(), job.lost
+    job.finish()
+    return job.finished, job.lost

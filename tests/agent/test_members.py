@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from roadworthy.contract.local import HELLO, RECORDS
+from roadworthy.contract.record import Pieces, decode_records, encode_columns
 from roadworthy.contract.snapshot import EndpointEntry, Snapshot
 from roadworthy.contract.telemetry import LOADING, VersionState, WorkerReport
-from roadworthy.foundation.frames import encode_frame
+from roadworthy.foundation.frames import encode_frame, frame_head
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.agent.conftest import FIRST_MEMBER, eventually
 from tests.agent.records import record
+from tests.records import pack
 
 STRANGER = """
 import os, socket, sys
@@ -111,6 +115,45 @@ def test_members_record_for_endpoints_of_the_gateway_only(fake_control: Any, sta
     files = eventually(lambda: fake_control.frames and fake_control.frames[-1].record_files, "the records are shipped")
     assert [(file.endpoint, file.rows) for file in files] == [("credit", 2)]
     assert agent.metrics()["roadworthy_records_lost_total"] == 3
+
+
+def with_ids(*ids: bytes, own: bool = True) -> bytes:
+    """A payload of records with these ids; `own` false: with these request ids."""
+    (group,) = decode_records(pack([record("credit")] * len(ids)))
+    pieces = Pieces(memoryview(array("I", map(len, ids))), memoryview(b"".join(ids)))
+    return bytes(encode_columns([msgspec.structs.replace(group, **{"ids" if own else "request_ids": pieces})]))
+
+
+HOSTILE = {
+    "a number beyond 64 bits": encode_frame(RECORDS, pack([record("credit", version=2**63)])),
+    "a negative number": encode_frame(RECORDS, pack([record("credit", generation=-1)])),
+    "a time after all years": encode_frame(RECORDS, pack([record("credit", at_us=2**62)])),
+    "a time before 1970": encode_frame(RECORDS, pack([record("credit", at_us=-1)])),
+    "ids that are texts only together": encode_frame(RECORDS, with_ids(b"a\xc3", b"\xa9b")),
+    "request ids that are no texts": encode_frame(RECORDS, with_ids(b"a\xc3", b"\xa9b", own=False)),
+    "long texts that would be repeated": encode_frame(RECORDS, pack([record("credit", code="x" * 2_000)] * 500)),
+    "many records": encode_frame(RECORDS, pack([record("credit")] * 513)),
+    "a long frame": frame_head(RECORDS, 25 << 20),
+    "an unknown kind": encode_frame(99, b""),
+}
+
+
+def test_records_that_would_harm_those_of_others_cost_their_sender_only(fake_control: Any, start_agent: Any) -> None:
+    """A member may send what a process with endpoints sends, up to a body of 15 MiB; anything else ends its connection."""
+    agent = start_agent(fake_control)
+    fake_control.offer(SERVED)
+    good = agent.worker()
+    good.hello(FIRST_MEMBER)
+    assert good.snapshot().revision == 1
+    for what, frame in HOSTILE.items():
+        bad = agent.worker()
+        bad.hello(FIRST_MEMBER + 1)
+        bad.socket.sendall(frame)
+        assert closed(bad), what
+    good.send_records([record("credit", caller=f"key-{number}", request_id="\u00e9") for number in range(512)])
+    good.send_records([record("credit", bytes(15 << 20))])
+    eventually(lambda: sum(file.rows for frame in fake_control.frames for file in frame.record_files) >= 513, "the good ones")
+    assert agent.metrics()["roadworthy_records_lost_total"] == 0
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadworthy.agent.records import files, spool
+from roadworthy.agent.records import files, records, spool
 from roadworthy.agent.records.files import FinishedFile, RecordFolder
+from roadworthy.agent.records.pacing import Pace
 from roadworthy.agent.records.privacy import Scrubber
 from roadworthy.agent.records.records import RecordSink
 from roadworthy.contract.record import PredictionRecord, count_records
@@ -23,7 +25,7 @@ from roadworthy.schema.signature import Container, Field, Privacy, Signature
 from tests.agent.conftest import eventually
 from tests.agent.records import files_of, record, write_files
 from tests.records import pack
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, soon
 
 OPEN = Scrubber(Signature((), (), Container.ARRAY), b"k")
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=5)
@@ -157,6 +159,23 @@ def test_g21_what_finds_no_room_in_memory_is_counted_and_the_next_is_kept(tmp_pa
     assert lost == [7]
 
 
+def test_g21_embedded_endpoints_leave_room_for_the_workers(tmp_path: Path) -> None:
+    """A flood of theirs fills half of the memory for waiting records."""
+    lost: list[int] = []
+    payload = pack([record()] * 2)
+
+    async def work() -> list[FinishedFile]:
+        sink = open_sink(tmp_path, lost, max_waiting_bytes=4 * len(payload))
+        for _ in range(5):
+            sink.offer(payload, True)
+        sink.offer(payload)
+        await sink.flush(DEADLINE_S)
+        return described(sink)
+
+    assert [file.rows for file in asyncio.run(work())] == [6]
+    assert lost == [2, 2, 2]
+
+
 def test_d7_a_disk_that_refuses_costs_records_and_says_so(tmp_path: Path) -> None:
     """The folder cannot exist: every record counts as lost. Once it can, writing continues without help (G10)."""
     lost: list[int] = []
@@ -215,6 +234,107 @@ def test_records_that_cannot_become_a_file_hold_up_no_other(tmp_path: Path, monk
     assert lost == [5]
 
 
+def test_a_record_that_fits_into_no_file_costs_itself_only(tmp_path: Path) -> None:
+    """A number beyond 64 bits, among the records of others."""
+    good, bad = pack([record()] * 3), pack([record(version=2**63)])
+    lost: list[int] = []
+
+    async def work() -> list[FinishedFile]:
+        sink = open_sink(tmp_path, lost)
+        sink.add_scrubbers({"other": OPEN})
+        for payload in (good, bad, pack([record("other", version=2**63)] * 2), good):
+            sink.offer(payload)
+        await sink.flush(DEADLINE_S)
+        return described(sink)
+
+    assert [(file.endpoint, file.rows) for file in asyncio.run(work())] == [("flights", 6)]
+    assert lost == [3]
+
+
+@pytest.mark.parametrize(("fault", "expected"), [(OSError(errno.EIO, "broken"), 0), (ArithmeticError(), 2)])
+def test_a_file_that_is_finished_counts_whatever_happens_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, expected: int
+) -> None:
+    """It is known and shipped, and not counted as lost; a disk that refuses the next one is asked again."""
+    lost: list[int] = []
+    finish = files._OpenFile.finish
+
+    def fail(file: files._OpenFile) -> FinishedFile:
+        done = finish(file) if file._endpoint == "flights" else None
+        if done is None:
+            raise fault
+        return done
+
+    async def work() -> list[FinishedFile]:
+        sink = open_sink(tmp_path, lost)
+        sink.offer(pack([record()] * 3 + [record("other")] * 2))
+        with monkeypatch.context() as patch:
+            patch.setattr(files._OpenFile, "finish", fail)
+            await sink.flush(DEADLINE_S)
+        assert [file.rows for file in described(sink)] == [3]
+        await sink.flush(DEADLINE_S)
+        return described(sink)
+
+    made = asyncio.run(work())
+    assert sum(file.rows for file in made) + sum(lost) == 5
+    assert sum(lost) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.name for file in made)
+
+
+def test_endpoints_of_a_segment_do_not_use_up_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with a single row group, as most are, is open only while it is written."""
+    opened: list[Any] = []
+    open_parquet = files._open_parquet
+
+    def watch(*arguments: Any) -> Any:
+        assert not any(writer.is_open for writer in opened)
+        opened.append(open_parquet(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(files, "_open_parquet", watch)
+    made = write_files(tmp_path, [pack([record(f"e{number}")]) for number in range(9)], {})
+    assert (len(made), len(opened)) == (9, 9)
+
+
+def test_g10_a_segment_that_cannot_be_read_holds_up_no_other(tmp_path: Path) -> None:
+    """A folder of that name, found at the start: it is logged, and the next segment becomes a file."""
+    (tmp_path / "0.spool").mkdir()
+
+    async def work() -> list[FinishedFile]:
+        sink = open_sink(tmp_path, [])
+        assert len(sink.spool.segments) == 1
+        sink.offer(pack([record()]))
+        await sink.flush(DEADLINE_S)
+        return described(sink)
+
+    assert [file.rows for file in asyncio.run(work())] == [1]
+
+
+def test_frames_are_synced_while_no_file_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load that begins while files are made stops the writing, not the syncing."""
+    monkeypatch.setattr(records, "SYNC_EVERY_S", 0.01)
+
+    def is_synced(sink: RecordSink, count: int) -> bool:
+        return len(sink.spool.segments) == count and sink.spool.segments[-1].size_bytes > 0 and sink.spool.synced
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        sink = open_sink(tmp_path, [])
+        monkeypatch.setattr(sink, "_write", never)
+        monkeypatch.setattr(sink, "_pace", lambda: Pace.NOW)
+        running = asyncio.create_task(sink.run())
+        for count in (1, 2):
+            sink.offer(pack([record()]))
+            await soon(partial(is_synced, sink, count), "the frame is synced")
+        running.cancel()
+        for task in list(sink._tasks):
+            task.cancel()
+
+    asyncio.run(work())
+
+
 def test_the_oldest_segments_go_first_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound on the disk holds for records that are not yet in files."""
     lost: list[int] = []
@@ -222,7 +342,7 @@ def test_the_oldest_segments_go_first_and_are_counted(tmp_path: Path, monkeypatc
 
     async def work() -> int:
         payloads = [pack([record(at_us=number)]) for number in range(5)]
-        sink = open_sink(tmp_path, lost, max_bytes=3 * len(payloads[0]) + 50)
+        sink = open_sink(tmp_path, lost, max_bytes=3 * len(payloads[0]) + 100)
         for payload in payloads:
             sink.offer(payload)
             await sink.flush(0)

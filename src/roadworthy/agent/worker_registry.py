@@ -6,7 +6,8 @@ no other.
 
 Processes with embedded endpoints connect too: the members. The kernel says which process and which user has connected, and the
 slab which process has the slot that it names; what it says itself counts for nothing. It may record only for endpoints of a
-snapshot. A member that breaks these rules is disconnected, and connects again.
+snapshot, and only records that fit into a file with those of others. A member that breaks these rules is disconnected, and
+connects again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from roadworthy.contract.local import HELLO, KEPT_OUT, RECORDS, REPORT, SNAPSHOT
 from roadworthy.contract.record import RecordColumns, count_records, decode_records
 from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.files import private_folder
-from roadworthy.foundation.frames import encode_frame, read_frame
+from roadworthy.foundation.frames import MAX_FRAME_BYTES, encode_frame, read_frame
 from roadworthy.foundation.slab import SlabReader
 from roadworthy.foundation.sockets import peer_of, unix_address
 
@@ -40,6 +41,16 @@ MOST_STRANGERS = 32
 _HELLO_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 """Read ahead of each worker, twice at most: more than a frame of records, so that reading need not pause within one."""
+
+_MEMBER_BYTES = 24 << 20
+"""The longest frame of a member: a record with bodies of 16 MiB, which is all that its process holds, and its texts."""
+_MEMBER_RECORDS = 512
+"""Most records of a member's frame: as many as its process sends together, each of another kind at worst."""
+_KIND_BYTES = 1 << 10
+"""Longest texts of one kind of a member's records together. They are repeated for each record while a file is made."""
+_MOST_NUMBER = 2**63 - 1
+_LATEST_US = 253_402_300_799_999_999
+"""The end of the year 9999."""
 
 _report_decoder = msgspec.json.Decoder(WorkerReport)
 _log = structlog.get_logger(__name__)
@@ -67,7 +78,7 @@ class WorkerRegistry:
 
     Args:
         slab: tells which process has which slot.
-        on_records: called with the payload of each RECORDS frame; must not block.
+        on_records: called with the payload of each RECORDS frame, and whether a member sent it; must not block.
         on_change: called whenever the reports change: a new state, a worker that connects or leaves.
         endpoints: returns the names for which members may record. lost: called with the number of records that were refused.
     """
@@ -75,7 +86,7 @@ class WorkerRegistry:
     def __init__(
         self,
         slab: SlabReader,
-        on_records: Callable[[bytes], None],
+        on_records: Callable[[bytes, bool], None],
         on_change: Callable[[], None],
         endpoints: Callable[[], Container[str]],
         lost: Callable[[int], None],
@@ -190,14 +201,18 @@ class WorkerRegistry:
                 kind, payload = await read_frame(reader, _HELLO_BYTES)
                 if kind in (HELLO, REPORT):
                     self._take_report(connection, payload)
+        is_member = connection.slot in self._slab.members
         while True:
-            kind, payload = await read_frame(reader)
-            if kind == RECORDS and connection.slot in self._slab.members:
+            await asyncio.sleep(0)  # reading does not pause while bytes are there, and others need their turn
+            kind, payload = await read_frame(reader, _MEMBER_BYTES if is_member else MAX_FRAME_BYTES)
+            if kind == RECORDS and is_member:
                 self._take_records(payload)
             elif kind == RECORDS:
-                self._on_records(payload)
+                self._on_records(payload, False)
             elif kind in (HELLO, REPORT):
                 self._take_report(connection, payload)
+            elif is_member:
+                raise ValueError(f"frames of kind {kind} are unknown")
 
     def _take_report(self, connection: _Connection, payload: bytes) -> None:
         """Take a report.
@@ -230,14 +245,16 @@ class WorkerRegistry:
         """Take a member's records.
 
         Raises:
-            ValueError: they are not records.
+            ValueError: they are not records, or some that a worker would not send.
         """
+        if count_records(payload) > _MEMBER_RECORDS:
+            raise ValueError(f"more than {_MEMBER_RECORDS} records in a frame")
         groups = decode_records(payload)
-        if sum(group.count for group in groups) != count_records(payload) or not all(map(_has_text_ids, groups)):
+        if sum(group.count for group in groups) != count_records(payload) or not all(map(_is_sound, groups)):
             raise ValueError("the records are damaged")
         endpoints = self._endpoints()
         if all(group.kind.endpoint in endpoints for group in groups):
-            self._on_records(payload)
+            self._on_records(payload, True)
         else:
             self._lost(count_records(payload))
 
@@ -258,12 +275,26 @@ class WorkerRegistry:
                     return
 
 
-def _has_text_ids(group: RecordColumns) -> bool:
-    """Whether a group is not empty and its ids are texts, as a record file needs."""
+def _is_sound(group: RecordColumns) -> bool:
+    """Whether a group is not empty, and a record file can hold its records and be read again.
+
+    Raises:
+        ValueError: an id is no text.
+    """
     for pieces in (group.ids, group.request_ids):
-        if pieces is not None:
-            str(pieces.data, "utf-8")
-    return group.count > 0
+        if pieces is not None and not bytes(pieces.data).isascii():
+            start = 0
+            for length in pieces.lengths.cast("I"):
+                str(pieces.data[start : start + length], "utf-8")
+                start += length
+    values = msgspec.structs.astuple(group.kind)
+    texts, numbers = [each for each in values if isinstance(each, str)], [each for each in values if isinstance(each, int)]
+    return (
+        group.count > 0
+        and sum(len(text.encode()) for text in texts) <= _KIND_BYTES
+        and all(0 <= number <= _MOST_NUMBER for number in numbers)
+        and all(0 <= at_us <= _LATEST_US for at_us in group.at_us.cast("q"))
+    )
 
 
 def _inode(path: Path) -> int | None:

@@ -7,8 +7,9 @@ endpoint's records of one segment of the spool, and appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from roadworthy.agent.records.spool import frame_rows, frames
+from roadworthy.agent.records.spool import frames
 from roadworthy.agent.records.tables import to_table
-from roadworthy.contract.record import PredictionRecord, RecordColumns, decode_records
+from roadworthy.contract.record import PredictionRecord, RecordColumns, count_records, decode_records
 from roadworthy.foundation.errors import InvalidRequest
 from roadworthy.foundation.files import fsync_folder, private_folder, sweep_temporary, temporary_beside
 from roadworthy.foundation.references import check_name
@@ -34,6 +35,8 @@ _GROUP_BYTES = 4 << 20
 _NAMES = PredictionRecord.__struct_fields__
 _AT = "at_us"
 _OWN = frozenset({"id", "at_us", "request_id", "latency_us", "inputs", "outputs"})
+_GONE = frozenset({errno.ENOENT, errno.EIO, errno.EISDIR, errno.EACCES})
+"""Errors of reading that mean that a segment is lost."""
 _REPEATING = tuple(name for name in _NAMES if name not in _OWN)
 
 _log = structlog.get_logger(__name__)
@@ -151,7 +154,8 @@ class SegmentFiles:
     different threads, one at a time. Every method raises OSError when the disk refuses; after any error, call `abandon`.
 
     Attributes:
-        lost: number of records in damaged frames so far.
+        lost: number of records so far that were in damaged frames, or that no file can hold.
+        finished: the files that exist, even when another one could not be finished.
     """
 
     def __init__(self, folder: Path, segment: Path) -> None:
@@ -160,15 +164,23 @@ class SegmentFiles:
         self._files: dict[str, _OpenFile] = {}
         self._groups = self._read()
         self.lost = 0
+        self.finished: list[FinishedFile] = []
 
     def next_group(self) -> Callable[[], None] | None:
         """Read the records of the next row group; return what encodes and writes it, mostly without the interpreter. None at the
-        end."""
+        end.
+
+        Raises:
+            LookupError: the segment is lost.
+        """
         return next(self._groups, None)
 
-    def finish(self) -> list[FinishedFile]:
-        """Complete the files; none of them exists before that."""
-        return [file.finish() for file in self._files.values()]
+    def finish(self) -> None:
+        """Flush the files to disk and give them their names; none of them exists before that."""
+        for file in self._files.values():
+            if file.written:
+                self.finished.append(file.finish())
+        fsync_folder(self._folder)
 
     def abandon(self) -> None:
         """Delete unfinished files."""
@@ -176,24 +188,40 @@ class SegmentFiles:
             file.abandon()
 
     def _read(self) -> Iterator[Callable[[], None]]:
-        for payload, whole in frames(self._segment.read_bytes()):
-            for group in self._decoded(payload) if whole else self._lose(payload):
+        for payload in self._payloads():
+            for group in self._decoded(payload):
                 file = self._file(group.kind.endpoint)
                 if file.add(group):
-                    yield file.take_group()
-        for file in self._files.values():
+                    yield from self._take_group(file)
+        for file in self._files.values():  # only files with a row group are open by now; of the others, one at a time
             if file.held:
-                yield file.take_group()
+                yield from self._take_group(file)
+            file.close()
+
+    def _payloads(self) -> Iterator[memoryview]:
+        try:
+            for payload in frames(self._segment):
+                if isinstance(payload, int):
+                    self.lost += payload
+                else:
+                    yield payload
+        except OSError as error:
+            if error.errno in _GONE:
+                raise LookupError("a segment of records is lost") from error
+            raise
+
+    def _take_group(self, file: _OpenFile) -> Iterator[Callable[[], None]]:
+        write, lost = file.take_group()
+        self.lost += lost
+        if write is not None:
+            yield write
 
     def _decoded(self, payload: memoryview) -> list[RecordColumns]:
         try:
             return [group for group in decode_records(payload) if group.count]
         except ValueError:
-            return self._lose(payload)
-
-    def _lose(self, payload: memoryview) -> list[RecordColumns]:
-        self.lost += frame_rows(payload)
-        return []
+            self.lost += count_records(payload)
+            return []
 
     def _file(self, endpoint: str) -> _OpenFile:
         label = _file_label(endpoint)
@@ -203,7 +231,11 @@ class SegmentFiles:
 
 
 class _OpenFile:
-    """A file being written in row groups of some thousand records."""
+    """A file being written in row groups of some thousand records.
+
+    Attributes:
+        held: number of records for the next row group. written: number of those in row groups.
+    """
 
     def __init__(self, path: Path, endpoint: str) -> None:
         self._path = path
@@ -212,7 +244,7 @@ class _OpenFile:
         self._groups: list[RecordColumns] = []
         self._held_bytes = 0
         self._writer: Any = None
-        self._written = 0
+        self.written = 0
         self._first_us, self._last_us = 2**63 - 1, 0
         self.held = 0
 
@@ -223,22 +255,30 @@ class _OpenFile:
         self._held_bytes += len(group.inputs.data) + len(group.outputs.data)
         return self.held >= _GROUP_ROWS or self._held_bytes >= _GROUP_BYTES
 
-    def take_group(self) -> Callable[[], None]:
-        """Make a table of the records that are held; return what writes it."""
+    def take_group(self) -> tuple[Callable[[], None] | None, int]:
+        """Make a table of the records that are held; return what writes it, if any, and the number of records that fit into no
+        table."""
         from pyarrow import compute
 
-        table = to_table(self._groups)
+        groups, held = self._groups, self.held
         self._groups, self.held, self._held_bytes = [], 0, 0
+        table = _to_table(groups)
+        if table is None:
+            return None, held
         times = compute.min_max(table.column(_AT)).as_py()
         self._first_us, self._last_us = min(self._first_us, times["min"]), max(self._last_us, times["max"])
-        self._written += table.num_rows
+        self.written += table.num_rows
         if self._writer is None:
             self._writer = _open_parquet(self._beside, table.schema)
-        return partial(self._writer.write_table, table)
+        return partial(self._writer.write_table, table), held - table.num_rows
+
+    def close(self) -> None:
+        """Write the end of the file, whose last row group was written."""
+        if self._writer is not None:
+            self._writer.close()
 
     def finish(self) -> FinishedFile:
-        """Close, flush to disk and rename the file."""
-        self._writer.close()
+        """Flush to disk and rename the file, which is closed."""
         descriptor = os.open(self._beside, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -246,8 +286,7 @@ class _OpenFile:
         finally:
             os.close(descriptor)
         self._beside.replace(self._path)
-        fsync_folder(self._path.parent)
-        return FinishedFile(self._path.name, self._endpoint, self._written, size, self._first_us, self._last_us)
+        return FinishedFile(self._path.name, self._endpoint, self.written, size, self._first_us, self._last_us)
 
     def abandon(self) -> None:
         """Delete the file, unless it is finished."""
@@ -256,6 +295,20 @@ class _OpenFile:
                 self._writer.close()
         with contextlib.suppress(OSError):
             self._beside.unlink(missing_ok=True)
+
+
+def _to_table(groups: Sequence[RecordColumns]) -> pa.Table | None:
+    """A table of all groups; of those alone that can be in one, if not all can."""
+    try:
+        return to_table(groups)
+    except Exception:  # noqa: BLE001 - whatever is wrong with some records, those of others must be kept
+        if len(groups) == 1:
+            _log.exception("records fit into no file", endpoint=groups[0].kind.endpoint, records=groups[0].count)
+            return None
+    import pyarrow as pa
+
+    tables = [table for group in groups if (table := _to_table([group])) is not None]
+    return pa.concat_tables(tables) if tables else None
 
 
 def _open_parquet(path: Path, schema: pa.Schema) -> Any:

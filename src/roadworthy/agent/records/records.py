@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import time
 from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -33,8 +31,6 @@ LOOK_S = 0.25
 """How often waiting records are looked at."""
 AGAIN_S = 5.0
 """The pause after the disk refused a record file."""
-_GONE = frozenset({errno.ENOENT, errno.EIO})
-"""Errors of reading that mean that a segment is lost."""
 
 _Result = TypeVar("_Result")
 _log = structlog.get_logger(__name__)
@@ -82,9 +78,10 @@ class RecordSink:
         """The endpoints of this snapshot and of earlier ones."""
         return self._scrubbers
 
-    def offer(self, payload: bytes) -> None:
-        """Buffer one payload of records, or drop and count it."""
-        if self._held_bytes + len(payload) > self._max_waiting_bytes:
+    def offer(self, payload: bytes, is_members: bool = False) -> None:
+        """Buffer one payload of records, or drop and count it. `is_members`: it comes from an embedded endpoint. Those get half
+        of the bound, so that they cannot displace the workers' records."""
+        if self._held_bytes + len(payload) > self._max_waiting_bytes // (2 if is_members else 1):
             self._lost(count_records(payload))
             return
         self._waiting.append(payload)
@@ -99,6 +96,7 @@ class RecordSink:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._spool_frames())
             group.create_task(self._write_files())
+            group.create_task(self._sync_spool())
 
     async def flush(self, timeout_s: float) -> None:
         """Spool all records, and write as many of them to files as the time allows; the next start writes the others."""
@@ -154,7 +152,6 @@ class RecordSink:
         return lost + self.spool.append(cleared)
 
     async def _write_files(self) -> None:
-        synced_s = time.monotonic()
         if self.spool.segments:
             self._spooled.set()
         while True:
@@ -164,11 +161,14 @@ class RecordSink:
             elif self._pace() is not Pace.WAIT:
                 if not await self._to_its_end(self._write_oldest()):
                     await asyncio.sleep(AGAIN_S)
-            elif min(time.monotonic() - synced_s, self.spool.age_s()) >= SYNC_EVERY_S:
-                await self._on_disk(self.spool.sync)
-                synced_s = time.monotonic()
             else:
                 await asyncio.sleep(LOOK_S)
+
+    async def _sync_spool(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_EVERY_S)
+            if not self.spool.synced:
+                await self._on_disk(self.spool.sync)
 
     def _pace(self) -> Pace:
         if self._hurry:
@@ -182,30 +182,36 @@ class RecordSink:
             return True
         job = SegmentFiles(self.folder.folder, segment.path)
         try:
-            files, lost = await self._write(job), job.lost
+            await self._write(job)
+            lost = job.lost
         except Exception as error:  # noqa: BLE001 - whatever failed in writing, the next segment must come
             await self._on_disk(job.abandon)
-            if isinstance(error, OSError) and error.errno not in _GONE:
+            if isinstance(error, OSError):
                 await self._on_disk(self.spool.give_back)
+                self._add(job.finished)
                 self._note_refusal(error)
                 return False
-            _log.exception("records could not be written")
-            files, lost = [], segment.rows
+            _log.exception("records could not be written", file=segment.path.name)
+            rows = await self._on_disk(self.spool.count, segment)
+            lost = max(rows - sum(file.rows for file in job.finished), 0)
         self._refused = False
         await self._on_disk(self.spool.drop, segment)
-        for file in files:
-            self.folder.add(file)
+        self._add(job.finished)
         self._count_lost(lost + self.folder.trim(self.spool.size_bytes))
-        self.finished.set()
         return True
 
-    async def _write(self, job: SegmentFiles) -> list[FinishedFile]:
+    def _add(self, files: Sequence[FinishedFile]) -> None:
+        for file in files:
+            self.folder.add(file)
+        self.finished.set()
+
+    async def _write(self, job: SegmentFiles) -> None:
         loop = asyncio.get_running_loop()
         while (write := await self._on_disk(job.next_group)) is not None:
             while (pace := self._pace()) is Pace.WAIT:  # noqa: ASYNC110 - time and other processes change the answer
                 await asyncio.sleep(LOOK_S)
             await loop.run_in_executor(self._idle if pace is Pace.IDLE else self._disk, write)
-        return await self._on_disk(job.finish)
+        await self._on_disk(job.finish)
 
     def _on_disk(self, work: Callable[..., _Result], *arguments: Any) -> asyncio.Future[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)

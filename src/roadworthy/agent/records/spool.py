@@ -1,8 +1,11 @@
 """Frames of records as they came, on disk until they become record files: soon durable, without a step for each record.
 
-A segment is a file of frames: length and CRC-32 of the payload, 4 bytes each, then the payload (`contract/record.py`), from which
-`privacy.py` has removed private values. One segment becomes one set of record files, named by the segment: if the agent is killed
-before the segment is deleted, the next agent writes files of the same names again, and no record is stored twice.
+A segment is a file of frames, each with a head and a payload (`contract/record.py`), from which `privacy.py` has removed private
+values. After damage, the mark in each head finds the next whole frame, and the number of records before it tells how many were
+lost. The mark comes from the segment's random name, so that no body can look like a frame.
+
+One segment becomes one set of record files, named by the segment: if the agent is killed before the segment is deleted, the next
+agent writes files of the same names again, and no record is stored twice.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from zlib import crc32
 
@@ -26,7 +30,12 @@ SEGMENT_BYTES = 32 << 20
 SEGMENT_ROWS = 200_000
 """A segment with more bytes or records takes no further frames."""
 _SUFFIX = ".spool"
-_HEAD = struct.Struct("<II")
+_MARK_BYTES = 8
+_NUMBERS = struct.Struct("<IQ")
+_CHECKSUM = struct.Struct("<I")
+_HEAD_BYTES = _MARK_BYTES + _NUMBERS.size + _CHECKSUM.size
+"""Before a payload: the segment's mark, the payload's length and the number of records in earlier frames, and the CRC-32 of both
+numbers and the payload."""
 _LEAST_BYTES = 60
 """The columns of a record without texts and bodies."""
 
@@ -38,12 +47,13 @@ class Segment:
     """A file of frames.
 
     Attributes:
-        rows, size_bytes: the records and bytes in it.
+        rows: the records in it; None in a segment of an earlier agent until `Spool.count` reads it.
+        size_bytes: the bytes in it.
         since_s: when its first record arrived, by the monotonic clock; for a segment of an earlier agent, when it was found.
     """
 
     path: Path
-    rows: int = 0
+    rows: int | None = 0
     size_bytes: int = 0
     since_s: float = 0.0
 
@@ -53,20 +63,21 @@ class Spool:
 
     Args:
         folder: must exist; created again when it was deleted.
+
+    Attributes:
+        synced: whether all frames would survive a power cut.
+        segments: oldest first; those of an earlier agent are not read before their turn comes.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ids = PredictionIds()
         self._descriptor: int | None = None
-        self._synced = True
+        self.synced = True
         self._taken: Segment | None = None
         self.segments: list[Segment] = []
         for path in sorted(folder.glob(f"*{_SUFFIX}")):
-            with contextlib.suppress(OSError):
-                data = path.read_bytes()
-                rows = sum(frame_rows(frame) for frame, _ in frames(data))
-                self.segments.append(Segment(path, rows, len(data), time.monotonic()))
+            self.segments.append(Segment(path, None, _size(path), time.monotonic()))
 
     @property
     def size_bytes(self) -> int:
@@ -82,15 +93,18 @@ class Spool:
         """Append frames; return the number of records that were lost, because the disk refused or a segment was deleted."""
         if not payloads:
             return 0
-        data = b"".join(part for payload in payloads for part in (_HEAD.pack(len(payload), crc32(payload)), payload))
         rows = sum(map(count_records, payloads))
         lost = 0
         try:
             if self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0:
                 self._close()
-                lost = self.segments.pop().rows
+                lost = self.count(self.segments.pop())
             if self._descriptor is None:
                 self._descriptor = self._open()
+            segment = self.segments[-1]
+            before = self.count(segment)
+            data = _encode(payloads, _mark(segment.path), before)
+            self.synced = False
             self._write(self._descriptor, data)
         except OSError as error:
             _log.warning("cannot keep records on disk", reason=str(error))
@@ -98,22 +112,19 @@ class Spool:
             if self.segments and not self.segments[-1].size_bytes:
                 self.drop(self.segments[-1])
             return lost + rows
-        segment = self.segments[-1]
-        segment.rows += rows
+        segment.rows = before + rows
         segment.size_bytes += len(data)
-        self._synced = False
         if segment.size_bytes >= SEGMENT_BYTES or segment.rows >= SEGMENT_ROWS:
-            self.sync()
             self._close()
         return lost
 
     def sync(self) -> None:
         """Make the appended frames survive a power cut."""
-        if self._descriptor is not None and not self._synced:
+        if self._descriptor is not None and not self.synced:
             with contextlib.suppress(OSError):  # the frames stay in the system's cache, and are tried again
                 os.fdatasync(self._descriptor)
                 fsync_folder(self._folder)
-                self._synced = True
+                self.synced = True
 
     def take_oldest(self) -> Segment | None:
         """The oldest segment; None without one. Nothing is appended to it any longer, and `trim` leaves it."""
@@ -123,6 +134,15 @@ class Spool:
             self._close()
         self._taken = self.segments[0]
         return self._taken
+
+    def count(self, segment: Segment) -> int:
+        """The number of records in a segment, read from it if an earlier agent wrote it; 0 when it is unreadable."""
+        if segment.rows is None:
+            segment.rows = 0
+            with contextlib.suppress(OSError):
+                found = frames(segment.path)
+                segment.rows = sum(each if isinstance(each, int) else count_records(each) for each in found)
+        return segment.rows
 
     def give_back(self) -> None:
         """Leave the segment that was taken for a later attempt."""
@@ -135,11 +155,12 @@ class Spool:
             if self.size_bytes <= max_bytes:
                 break
             if segment is not self._taken:
-                lost += self.drop(segment)
+                lost += self.count(segment)
+                self.drop(segment)
         return lost
 
-    def drop(self, segment: Segment) -> int:
-        """Delete a segment and return its number of records."""
+    def drop(self, segment: Segment) -> None:
+        """Delete a segment."""
         if segment is self.segments[-1]:
             self._close()
         self.segments.remove(segment)
@@ -147,7 +168,6 @@ class Spool:
             segment.path.unlink(missing_ok=True)
         except OSError:  # a disk that has become read-only; the next start writes files of the same names again
             _log.exception("cannot delete a segment of records", file=segment.path.name)
-        return segment.rows
 
     def _open(self) -> int:
         path = private_folder(self._folder) / f"{self._ids.next()}{_SUFFIX}"
@@ -167,23 +187,75 @@ class Spool:
 
     def _close(self) -> None:
         if self._descriptor is not None:
+            self.sync()
             os.close(self._descriptor)
             self._descriptor = None
 
 
-def frames(data: bytes) -> Iterator[tuple[memoryview, bool]]:
-    """The payloads of a segment, each with whether it is whole. The last one may be cut off, by a kill while it was written."""
-    start, view = 0, memoryview(data)
-    while start + _HEAD.size <= len(data):
-        length, checksum = _HEAD.unpack_from(data, start)
-        if not length:
-            return  # space that a power cut left without its bytes
-        start += _HEAD.size
-        payload = view[start : start + length]
-        yield payload, len(payload) == length and crc32(payload) == checksum
-        start += length
+def frames(segment: Path) -> Iterator[memoryview | int]:
+    """The payloads of a segment in order; in place of damaged ones, the number of records that were lost there.
+
+    Raises:
+        OSError: the segment cannot be read.
+    """
+    data, mark = segment.read_bytes(), _mark(segment)
+    start = rows = 0
+    while (found := _next_frame(data, mark, start)) is not None:
+        payload, before, start = found
+        if before > rows:
+            yield before - rows
+        yield payload
+        rows = before + count_records(payload)
+    if lost := _lost_at_end(memoryview(data)[start:]):
+        yield lost
 
 
-def frame_rows(payload: memoryview) -> int:
-    """The number of records in a frame that may be damaged: what its head says, as far as that many fit into it."""
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _mark(segment: Path) -> bytes:
+    return sha256(segment.stem.encode()).digest()[:_MARK_BYTES]
+
+
+def _encode(payloads: Sequence[bytes | bytearray], mark: bytes, before: int) -> bytes:
+    parts: list[bytes | bytearray] = []
+    for payload in payloads:
+        numbers = _NUMBERS.pack(len(payload), before)
+        parts += (mark, numbers, _CHECKSUM.pack(crc32(payload, crc32(numbers))), payload)
+        before += count_records(payload)
+    return b"".join(parts)
+
+
+def _next_frame(data: bytes, mark: bytes, start: int) -> tuple[memoryview, int, int] | None:
+    """The payload of the first whole frame at `start` or behind it, the number of records before it, and where it ends."""
+    while (start := data.find(mark, start)) >= 0:
+        head = memoryview(data)[start + _MARK_BYTES : start + _HEAD_BYTES]
+        if len(head) < _HEAD_BYTES - _MARK_BYTES:
+            return None
+        length, before = _NUMBERS.unpack_from(head)
+        end = start + _HEAD_BYTES + length
+        payload = memoryview(data)[start + _HEAD_BYTES : end]
+        if length == len(payload) and _CHECKSUM.unpack_from(head, _NUMBERS.size) == (
+            crc32(payload, crc32(head[: _NUMBERS.size])),
+        ):
+            return payload, before, end
+        start += 1
+    return None
+
+
+def _lost_at_end(rest: memoryview) -> int:
+    """About how many records were in damaged frames behind the last whole one, usually one that a kill has cut off. A power cut
+    may leave space without bytes, where none were."""
+    lost = 0
+    while len(rest) > _HEAD_BYTES and (length := _NUMBERS.unpack_from(rest, _MARK_BYTES)[0]):
+        lost += _rows_at_most(rest[_HEAD_BYTES : _HEAD_BYTES + length])
+        rest = rest[_HEAD_BYTES + length :]
+    return lost
+
+
+def _rows_at_most(payload: memoryview) -> int:
+    """The number of records in a frame that may be damaged: what it says itself, as far as that many fit into it."""
     return min(count_records(payload), len(payload) // _LEAST_BYTES + 1)
