@@ -48,7 +48,7 @@ class HomeAgent:
         return read_totals(self._reader, {each.name for each in self.snapshot().endpoints})
 
     def __enter__(self) -> Self:
-        def take(payload: bytes) -> None:
+        def take(payload: bytes, _is_members: bool) -> None:
             self.records += unpack(payload)
 
         def names() -> set[str]:
