@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
 from array import array
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from roadworthy.contract.evidence import MOST
 from roadworthy.contract.local import HELLO, RECORDS
 from roadworthy.contract.record import Pieces, decode_records, encode_columns
 from roadworthy.contract.snapshot import EndpointEntry, Snapshot
 from roadworthy.contract.telemetry import LOADING, VersionState, WorkerReport
 from roadworthy.foundation.frames import encode_frame, frame_head
+from roadworthy.foundation.slab import SlotWriter
 from roadworthy.schema.dtypes import DType
 from roadworthy.schema.signature import Container, Field, Signature
 from tests.agent.conftest import FIRST_MEMBER, eventually
@@ -165,3 +168,30 @@ def test_another_user_is_not_served(start_agent: Any, tmp_path: Path) -> None:
     (run / "agent.sock").chmod(0o666)
     done = subprocess.run([sys.executable, "-c", STRANGER, str(run)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "b''\n"), done.stderr
+
+
+def test_garbage_in_a_members_slot_stops_nothing(fake_control: Any, start_agent: Any) -> None:
+    """An id that no process has, a name that is no text, and counts that no frame may hold: frames go on, with the workers'
+    counts."""
+    agent = start_agent(fake_control)
+    member, worker = SlotWriter(agent.slab, FIRST_MEMBER), SlotWriter(agent.slab, 0)
+    member.take()
+    worker.take()
+    worker.values[worker.place("records-lost")] = 1
+    member.place("garbage")
+    member.values[member.place("records-lost")] = MOST
+    data = agent.slab.read_bytes()
+    at, pid = data.index(b"garbage"), data.index(os.getpid().to_bytes(8, "little"))
+    text = b"\xff" * 7
+    with agent.slab.open("r+b") as file:
+        file.seek(at)
+        file.write(text)
+        file.seek(at - 4)
+        file.write(zlib.crc32(text).to_bytes(4, "little"))
+        file.seek(data.index(os.getpid().to_bytes(8, "little"), pid + 8))
+        file.write((1 << 40).to_bytes(8, "little"))
+    before = len(fake_control.frames)
+    eventually(lambda: len(fake_control.frames) > before + 1, "frames")
+    assert fake_control.frames[-1].lost_records == 1
+    assert agent.metrics()["roadworthy_records_lost_total"] == 1
+    assert agent.process.poll() is None

@@ -12,7 +12,9 @@ import pytest
 
 import roadworthy as rw
 from roadworthy.embedded.membership import NO_AGENT
-from roadworthy.foundation.slab import SlabReader
+from roadworthy.foundation.slab import SlabReader, SlotWriter
+from roadworthy.runtime.loading import open_held
+from roadworthy.serving.reload import ServingState
 from tests.embedded.agents import HomeAgent
 from tests.embedded.conftest import answers
 from tests.waiting import eventually
@@ -78,6 +80,56 @@ def test_a_rollout_takes_place_here_too(folder: Path, home: Any) -> None:
         home.write([10_000, 0])
         agent.publish()
         eventually(lambda: {endpoint.predict(ROW).version for _ in range(20)} == {"credit:1"}, "the canary is called off")
+
+
+def test_a_canary_that_cannot_be_loaded_keeps_nothing_from_opening(
+    folder: Path, home: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stable version answers alone, and is counted."""
+    snapshot = json.loads((folder / "snapshot.json").read_bytes())
+    canary = snapshot["packages"][1]["digest"]
+
+    def opened(within: Path, digest: str) -> Any:
+        if digest == canary:
+            raise rw.PackageError("damaged", code="load-failed", hint="none")
+        return open_held(within, digest)
+
+    monkeypatch.setattr("roadworthy.runtime.loading.open_held", opened)
+    home.write([5_000, 5_000], rollout=True)
+    with HomeAgent(folder) as agent, rw.serve_in_process("home") as endpoint:
+        assert {endpoint.predict(ROW).version for _ in range(20)} == {"credit:1"}
+        assert counted(agent) == {"credit:1": 20}
+        assert "the canary of home cannot be loaded here" in caplog.text
+
+
+def test_what_another_application_left_keeps_nothing_from_opening(folder: Path) -> None:
+    """Junk in the slot is removed."""
+    with HomeAgent(folder) as agent:
+        left = SlotWriter(folder / "run" / "slab", 2)
+        left.take()
+        for name in ["requests", *(f"junk{number}" for number in range(1_100))]:
+            left.place(name)
+        left.release()
+        with rw.serve_in_process("home") as endpoint:
+            endpoint.predict(ROW)
+            assert joined(endpoint)
+            assert counted(agent) == {"credit:1": 1}
+
+
+def test_an_error_while_joining_is_raised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening does not wait for ever."""
+
+    errors = [ValueError("no slot can be read")]
+    count_in = ServingState.count_in
+
+    def fails(*arguments: Any) -> None:
+        if errors:
+            raise errors.pop()
+        count_in(*arguments)
+
+    monkeypatch.setattr(ServingState, "count_in", fails)
+    with HomeAgent(folder), pytest.raises(ValueError, match="no slot can be read"):
+        rw.serve_in_process("home")
 
 
 def test_an_agent_that_goes_is_missed_and_found_again(

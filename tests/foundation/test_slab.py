@@ -15,7 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadworthy.foundation.slab import GAUGE, MAX_NAME_BYTES, MAX_WIDTH, READY, SlabReader, SlotWriter, create_slab
+from roadworthy.foundation.slab import (
+    GAUGE,
+    MAX_NAME_BYTES,
+    MAX_WIDTH,
+    READY,
+    SILENT_NS,
+    SlabReader,
+    SlotWriter,
+    create_slab,
+)
 
 WRITE = """
 import os, signal, sys
@@ -236,3 +245,67 @@ def test_member_slots_stand_before_the_agents(tmp_path: Path) -> None:
         writer.values[writer.place("shared", width=MAX_WIDTH)] = writer.slot + 1
     assert [numbers[0] for numbers, _ in worker.everywhere("shared")] == [1]
     assert [numbers[0] for numbers, _ in member.everywhere("shared")] == [1, 3]
+
+
+def test_a_slot_taken_with_care_keeps_what_is_sound(tmp_path: Path) -> None:
+    """Other runs, numbers beyond the used places and impossible words are gone; there is room again, and names start at zero."""
+    path = tmp_path / "slab"
+    create_slab(path, 5, members=2, names=4, cells=80)
+    left = SlotWriter(path, 2)
+    left.take()
+    for name in ("good", "bad", "worse"):
+        left.values[left.place(name)] = 7
+    left.place("wide", width=MAX_WIDTH)
+    left.values[left.place("none")] = 7
+    for cell in range(MAX_WIDTH, len(left.values)):
+        left.values[cell] = left.values[cell] or (1 << 63) - 1
+    left._words[4:8] = memoryview(((1 << 63) - 1).to_bytes(8, "little") * 4).cast("q")
+    writer = SlotWriter(path, 2, lambda run: run.name == "good")
+    writer.take()
+    assert writer.names() == ["good"]
+    for name in ("a", "b"):
+        writer.values[writer.place(name)] += 1
+    writer.values[writer.place("shared", width=MAX_WIDTH)] += 1
+    assert [values for values, _ in writer.everywhere("shared")] == [[1] + [0] * (MAX_WIDTH - 1)]
+    status, runs = SlabReader(path).read(2)
+    assert (status.starts, status.overflows) == (1, 0)
+    assert {run.name: run.values[0] for run in runs} == {"good": 7, "a": 1, "b": 1, "shared": 1}
+
+
+def test_a_member_without_a_heartbeat_is_not_alive(tmp_path: Path) -> None:
+    """Its process id may belong to another process by now, or be that of none."""
+    path = tmp_path / "slab"
+    create_slab(path, 5, members=2)
+    reader = SlabReader(path)
+    worker, member = SlotWriter(path, 0), SlotWriter(path, 2)
+    for writer in (worker, member):
+        writer.take()
+        writer.state(READY)
+    assert worker.ready_slots() == [0]
+    assert (reader.status(0).alive, reader.status(2).alive) == (True, True)
+    for writer in (worker, member):
+        writer._words[3] -= SILENT_NS
+    assert (reader.status(0).alive, reader.status(2).alive) == (True, False)
+    for writer in (worker, member):
+        writer.heartbeat()
+        writer._words[0] = 1 << 40
+    assert (reader.status(0).alive, reader.status(2).alive) == (False, False)
+
+
+def test_a_member_in_the_midst_of_a_change_holds_up_no_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot is read twice at most, and what counts is the last whole reading, even after its process has gone."""
+    path = tmp_path / "slab"
+    create_slab(path, 5, members=2)
+    reader, member = SlabReader(path), SlotWriter(path, 2)
+    member.take()
+    cell = member.place("n")
+    member.values[cell] = 7
+    assert [run.values for run in reader.read(2)[1]] == [(7,)]
+    member._words[7] |= 1
+    member.values[cell] = 0
+    member._words[0] = 0
+    readings = []
+    cells = reader._cells
+    monkeypatch.setattr(reader, "_cells", lambda slot: readings.append(slot) or cells(slot))
+    assert [run.values for run in reader.read(2)[1]] == [(7,)]
+    assert readings == [2, 2]

@@ -12,6 +12,7 @@ import gc
 import signal
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,20 +122,23 @@ class _Agent:
 
 
 def main() -> int:
-    """Run the agent; return the process's exit status."""
+    """Run the agent; return the process's exit status. An error after it was ready is raised: another agent is then started."""
+    ready = threading.Event()
     try:
         document = msgspec.convert(read_start_message(), StartDocument)
         configure_logs("agent", document.log_level, separate_log())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(document))
+            runner.run(_run(document, ready))
     except (RoadworthyError, msgspec.ValidationError, ValueError, OSError) as error:
+        if ready.is_set():
+            raise
         hint = getattr(error, "hint", None)
         print(f"the agent cannot start: {error}" + (f"; {hint}" if hint else ""), file=sys.stderr)
         return EXIT_REFUSED
     return 0
 
 
-async def _run(document: StartDocument) -> None:
+async def _run(document: StartDocument, ready: threading.Event) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -149,6 +153,7 @@ async def _run(document: StartDocument) -> None:
     await agent.registry.start(Path(document.folder) / "run" / "agent.sock")
     pages = await _serve_pages(document, agent)
     agent.metrics.state(READY)
+    ready.set()
     gc.collect()
     gc.freeze()  # these objects stay; scanning them at each collection would cost as much as reading the frames
     _log.info("the agent is ready", gateway=document.gateway, revision=getattr(agent.sync.current, "revision", None))

@@ -24,13 +24,13 @@ from roadworthy.agent.runners.watch import Growth
 from roadworthy.client.connection import error_from
 from roadworthy.codecs.predict_json import JsonProbe
 from roadworthy.contract.local import read_part
-from roadworthy.contract.snapshot import Snapshot
+from roadworthy.contract.snapshot import EndpointEntry, Snapshot
 from roadworthy.contract.telemetry import FAILED, VersionState, WorkerReport
 from roadworthy.embedded.edge import EmbeddedEdge, OpenCall, endpoint_closed
 from roadworthy.embedded.membership import NO_AGENT, Membership
 from roadworthy.embedded.runners import OwnChildren
 from roadworthy.embedded.scratch import Scratch
-from roadworthy.embedded.sources import Offer, Source, drop_links, hold
+from roadworthy.embedded.sources import Offer, Source, drop_links, hold, stable_alone
 from roadworthy.foundation.confine.plan import REQUIRED, Bounds
 from roadworthy.foundation.errors import InvalidRequest, PackageError, RoadworthyError
 from roadworthy.foundation.files import private_folder
@@ -74,12 +74,22 @@ class Mounted(Protocol):
 
 @dataclass(slots=True)
 class _Opened:
-    """An endpoint that is being opened, or is open."""
+    """An endpoint that is being opened, or is open.
+
+    Attributes:
+        alone: its rollout's canary cannot be loaded here, and must not keep it from being opened.
+    """
 
     source: Source
     offer: Offer
     bound: Future[None]
     calls: set[OpenCall]
+    alone: bool = False
+
+    @property
+    def entry(self) -> EndpointEntry:
+        """The endpoint as it should be served now. Once it is open, what cannot be loaded leaves it as it is."""
+        return stable_alone(self.offer.entry) if self.alone and not self.bound.done() else self.offer.entry
 
 
 class Core:
@@ -246,7 +256,7 @@ class Core:
             epoch="embedded",
             revision=self._revision,
             packages=tuple(entry for entry, _ in packages.values()),
-            endpoints=tuple(opened.offer.entry for opened in self._opened.values()),
+            endpoints=tuple(opened.entry for opened in self._opened.values()),
             keys=None,
         )
         for digest in [digest for digest in self._failures if digest not in packages]:
@@ -286,8 +296,10 @@ class Core:
         try:
             if self._changes or any(not opened.bound.done() for opened in self._opened.values()):
                 self._offer()
-        except Exception:  # the endpoints are served as before, and this is tried again at the next look
+        except Exception as error:  # what is open is served as before, and this is tried again at the next look
             log.exception("cannot serve the embedded endpoints as their gateway does")
+            for name in [name for name, opened in self._opened.items() if not opened.bound.done()]:
+                self._opened.pop(name).bound.set_exception(error)
 
     def _report(self, slot: int, boot: str) -> WorkerReport:
         """The state of this process, for the agent."""
@@ -319,14 +331,24 @@ class Core:
                 continue
             if name in self.edges:
                 opened.bound.set_result(None)
+                if opened.alone:
+                    log.warning("the canary of %s cannot be loaded here; the stable version answers alone", name)
+                    self.loop.call_soon(self._offer)
+            elif not opened.alone and self._canary_failed(opened.offer.entry):
+                opened.alone = True
+                self.loop.call_soon(self._offer)
             elif (error := self._failure(name, opened)) is not None:
                 del self._opened[name]
                 self.loop.call_soon(self._offer)
                 opened.bound.set_exception(error)
 
+    def _canary_failed(self, entry: EndpointEntry) -> bool:
+        failed = {state.digest for state in self._manager.states() if state.state == FAILED}
+        return entry.rollout is not None and entry.rollout.canary in failed and entry.rollout.stable not in failed
+
     def _failure(self, name: str, opened: _Opened) -> RoadworthyError | None:
         """Why an endpoint will not be served; None while it may still be."""
-        digests = [variant.digest for variant in opened.offer.entry.split]
+        digests = [variant.digest for variant in opened.entry.split]
         failed = {state.digest: state for state in self._manager.states() if state.state == FAILED}
         for digest in digests:
             if digest in failed:

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from roadworthy.contract.telemetry import WorkerReport
 from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.slab import EMBEDDED, SlabReader
 from roadworthy.gateway.link import AgentLink
-from roadworthy.serving.metrics import WorkerMetrics, open_worker_metrics
+from roadworthy.serving.metrics import WorkerMetrics, open_member_metrics
 
 ALONE_AFTER_S = 5.0
 """How long the agent may be away before a rollout is left to its stable version: longer than it takes to start another."""
@@ -31,8 +30,6 @@ NO_AGENT = "no gateway runs in the home folder of this machine"
 _DISCONNECTED = "the gateway's agent disconnected this process; its log has the reason"
 _SILENT = "the gateway's agent does not answer"
 _AWAY = "the gateway's agent has gone; this process joins again when it is back"
-_ALIVE_NS = 10_000_000_000
-"""A process that wrote its slot within this time still has it, even if its lock was deleted."""
 _RETRIES = Backoff(0.1, 1.0)
 _log = logging.getLogger("roadworthy.embedded")
 
@@ -221,10 +218,14 @@ class Membership:
                 if lock is None:
                     continue
                 status = reader.status(number)
-                if status.alive and status.pid != os.getpid() and time.monotonic_ns() - status.heartbeat_ns < _ALIVE_NS:
+                if status.alive and status.pid != os.getpid():  # although its lock was deleted
                     os.close(lock)
                     continue
-                metrics = open_worker_metrics(path, number)
+                try:
+                    metrics = open_member_metrics(path, number)
+                except BaseException:
+                    os.close(lock)
+                    raise
                 metrics.state(EMBEDDED)
                 self._slot = _Slot(number, slab, lock, metrics)
                 return None

@@ -165,11 +165,8 @@ class HomeSource:
 
     def _offer(self, entry: EndpointEntry, snapshot: Snapshot) -> Offer:
         if self._followed is None:
-            split = entry.split
-            if entry.rollout is not None:  # no agent would count what the canary does here
-                split = (VariantEntry(entry.rollout.stable, FULL_SHARE),)
             policy = msgspec.structs.replace(entry.policy, record=entry.policy.record and self._records)
-            entry = msgspec.structs.replace(entry, split=split, policy=policy, rollout=None)
+            entry = msgspec.structs.replace(stable_alone(entry), policy=policy)  # no agent would count what a canary does here
         needed = {each.digest for each in entry.split} | {step.digest for step in entry.policy.fallback}
         if entry.rollout is not None:
             needed.add(entry.rollout.canary)
@@ -187,6 +184,13 @@ class HomeSource:
             code="unknown-endpoint",
             hint="pass package= with a package, or set ROADWORTHY_HOME to the home folder of the gateway",
         )
+
+
+def stable_alone(entry: EndpointEntry) -> EndpointEntry:
+    """The endpoint without its rollout, if it has one."""
+    if entry.rollout is None:
+        return entry
+    return msgspec.structs.replace(entry, split=(VariantEntry(entry.rollout.stable, FULL_SHARE),), rollout=None)
 
 
 def read_policy(asked: Mapping[str, Any] | None) -> Policy:

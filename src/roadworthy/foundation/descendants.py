@@ -139,7 +139,7 @@ def is_orphan(process: Process) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """Whether process `pid` exists, on any system; False for 0 and below."""
+    """Whether process `pid` exists, on any system; False for a number that cannot be a process's."""
     if pid <= 0:
         return False
     try:
@@ -148,6 +148,8 @@ def is_running(pid: int) -> bool:
         return False
     except PermissionError:
         pass
+    except OverflowError:  # no system has such an id
+        return False
     return True
 
 

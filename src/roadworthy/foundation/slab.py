@@ -51,6 +51,10 @@ _ENTRY_BYTES = _ENTRY.size + MAX_NAME_BYTES
 _LENGTH = struct.Struct("<I")
 _WORDS = 8
 _TRIES = 50  # a take-over lasts microseconds; an interrupted one must not block a reader
+_TRIES_OF_MEMBER = 2
+_MOST_SEQUENCE = (1 << 62) - 1
+SILENT_NS = 10_000_000_000
+"""A process of a member's slot that has not written a heartbeat for so long is no longer the one that took the slot."""
 _PID, _STATE, _BOOT, _HEARTBEAT, _STARTS, _CRASHES, _OVERFLOWS, _SEQUENCE = range(_WORDS)
 
 
@@ -99,7 +103,7 @@ class SlotStatus:
         heartbeat_ns: the writer's last heartbeat on the machine's monotonic clock.
         starts: how often the slot was taken. crashes: how often after a process that had not released it.
         overflows: names that did not fit.
-        alive: whether process `pid` runs.
+        alive: whether process `pid` runs; in a member's slot it must also have shown a heartbeat in the last SILENT_NS.
     """
 
     slot: int
@@ -178,8 +182,12 @@ class SlotWriter:
         left: the predecessor's non-zero gauges, by name.
     """
 
-    def __init__(self, path: Path, slot: int) -> None:
+    def __init__(self, path: Path, slot: int, sound: Callable[[NamedCells], bool] | None = None) -> None:
         """Map the slot and read what its predecessor left; nothing is written before `take`.
+
+        Args:
+            sound: whether to keep a run; the others, and everything that no writer of this release leaves, `take` removes. None:
+                keep all.
 
         Raises:
             ValueError: the file is not a slab of this release, or has no such slot.
@@ -197,9 +205,10 @@ class SlotWriter:
         self._kinds: dict[str, int] = {}
         self._positions: dict[str, int] = {}
         self._free: dict[int, list[tuple[int, int]]] = {}  # by width: position in the directory, first cell
+        self._checked = sound is not None
         self._next_cell = MAX_WIDTH
         self._next_position = 0
-        for position, name, kind, width, cell in _entries(self._mapped, self._geometry, self._start, 0):
+        for position, name, kind, width, cell in self._sound_entries(sound):
             self._next_cell = max(self._next_cell, cell + width)
             self._next_position = position + 1
             if kind == _FREE:
@@ -216,14 +225,50 @@ class SlotWriter:
         self.boot = ""
         self.starts = 0
 
+    def _sound_entries(self, sound: Callable[[NamedCells], bool] | None) -> list[tuple[int, str, int, int, int]]:
+        """The entries of the directory, up to the last sound one; the unsound before it as free ones."""
+        entries = list(_entries(self._mapped, self._geometry, self._start, 0))
+        if sound is None:
+            return entries
+        found, names, used, end = [], set[str](), 0, MAX_WIDTH
+        for position, name, kind, width, cell in entries:
+            if cell < end:  # in cells of another run
+                found.append((position, name, _FREE, 0, end))
+                continue
+            end = cell + width
+            run = NamedCells(name, kind, tuple(self.values[cell:end]))
+            keep = kind != _FREE and name not in names and sound(run)
+            found.append((position, name, kind if keep else _FREE, width, cell))
+            if keep:
+                names.add(name)
+                used = len(found)
+        return found[:used]
+
+    def _remove_unsound(self) -> None:
+        if not self._checked:
+            return
+        free = [(position, cell, width) for width, places in self._free.items() for position, cell in places]
+        for position, cell, width in free:
+            self._enter(position, b"-", _FREE, (cell, width))
+        unused = [(cell, width) for _, cell, width in free]
+        for cell, width in [(0, MAX_WIDTH), (self._next_cell, len(self.values) - self._next_cell), *unused]:
+            self.values[cell : cell + width] = memoryview(bytes(8 * width)).cast("q")
+        first = self._start + self._geometry.directory + self._next_position * _ENTRY_BYTES
+        last = self._start + self._geometry.values
+        self._mapped[first:last] = bytes(last - first)
+        for word in (_STARTS, _CRASHES, _OVERFLOWS):
+            if not 0 <= self._words[word] < 1 << 50:
+                self._words[word] = 0
+
     def take(self, account: Callable[[Mapping[str, int]], None] | None = None) -> None:
         """Take the slot: gauges to zero, a new boot, one more start, state STARTING. Readers see all of it or nothing.
 
         Args:
             account: called with `left`; it may `place` runs and add to counters.
         """
-        sequence = self._words[_SEQUENCE] | 1
+        sequence = (self._words[_SEQUENCE] | 1) & _MOST_SEQUENCE
         self._words[_SEQUENCE] = sequence
+        self._remove_unsound()
         if account is not None:
             account(self.left)
         for name, kind in self._kinds.items():
@@ -329,11 +374,14 @@ class SlotWriter:
                 continue
             start = self._geometry.start(slot)
             seen, runs = self._shared[slot]
-            for position, known, _, width, cell in _entries(self._mapped, self._geometry, start, seen):
-                seen = position + 1
-                if width == MAX_WIDTH:
-                    runs[known] = (cell, width)
-            self._shared[slot] = (seen, runs)
+            if slot == self.slot:  # its places may have been reused
+                runs = {name: run} if (run := self._places.get(name, (0, 0)))[0] else {}
+            else:
+                for position, known, _, width, cell in _entries(self._mapped, self._geometry, start, seen):
+                    seen = position + 1
+                    if width == MAX_WIDTH:
+                        runs[known] = (cell, width)
+                self._shared[slot] = (seen, runs)
             if name in runs:
                 cell, width = runs[name]
                 first = start + self._geometry.values + cell * 8
@@ -342,10 +390,10 @@ class SlotWriter:
         return found
 
     def ready_slots(self) -> list[int]:
-        """The slots, including this one, whose process runs and is READY."""
+        """The slots, including this one, whose process runs and is READY; without the members', in which anything may stand."""
         found = []
         with memoryview(self._mapped) as whole, whole.cast("q") as words:
-            for slot in range(self._geometry.slots):
+            for slot in set(range(self._geometry.slots)) - set(self._geometry.member_slots):
                 start = self._geometry.start(slot) // 8
                 if words[start + _STATE] == _packed(READY) and is_running(words[start + _PID]):
                     found.append(slot)
@@ -390,6 +438,7 @@ class SlabReader:
     def status(self, slot: int) -> SlotStatus:
         """The state of the slot and its process."""
         words = self._read_words(slot)
+        silent = slot in self.members and not 0 <= time.monotonic_ns() - words[_HEARTBEAT] < SILENT_NS
         return SlotStatus(
             slot=slot,
             pid=words[_PID],
@@ -399,13 +448,14 @@ class SlabReader:
             starts=words[_STARTS],
             crashes=words[_CRASHES],
             overflows=words[_OVERFLOWS],
-            alive=is_running(words[_PID]),
+            alive=not silent and is_running(words[_PID]),
         )
 
     def read(self, slot: int) -> tuple[SlotStatus, list[NamedCells]]:
         """The status of the slot and all its named runs, in order of creation; never half of a take-over or folding. While the
-        slot's process is stopped in the middle of one, the runs are those of the previous reading."""
-        for _ in range(_TRIES):
+        slot's process is stopped in the middle of one, the runs are those of the previous reading; so they are in a member's slot
+        until its next process takes it."""
+        for _ in range(_TRIES_OF_MEMBER if slot in self.members else _TRIES):
             before = self._read_words(slot)[_SEQUENCE]
             if before != self._sequences[slot]:  # places may have been reused for other names
                 self._sequences[slot], self._known[slot] = before, []
@@ -413,8 +463,8 @@ class SlabReader:
             if before % 2 == 0 and self._read_words(slot)[_SEQUENCE] == before:
                 self._whole[slot] = cells
                 return status, cells
-        # A process that was killed in the middle leaves the cells as they are.
-        return status, (self._whole[slot] if status.alive else []) or cells
+        # A worker that was killed in the middle leaves the cells as they are.
+        return status, (self._whole[slot] if status.alive or slot in self.members else []) or cells
 
     def _read_words(self, slot: int) -> list[int]:
         start = self._geometry.start(slot) // 8
@@ -456,7 +506,7 @@ def _entries(mapped: mmap.mmap, geometry: _Geometry, start: int, known: int) -> 
             if position + 1 < geometry.names and _LENGTH.unpack_from(mapped, entry + _ENTRY_BYTES)[0]:
                 continue  # its writer was killed while it reused the place
             return
-        yield position, text.decode("utf-8"), kind, width, cell
+        yield position, text.decode("utf-8", "replace"), kind, width, cell
 
 
 def _packed(state: str) -> int:

@@ -7,14 +7,18 @@ from collections.abc import Container
 from functools import lru_cache
 from typing import NamedTuple
 
-from roadworthy.contract.evidence import MOST, OUTPUT_BINS, VARIANTS
+from roadworthy.contract.evidence import EXCLUDED, OUTPUT_BINS, VARIANTS
 from roadworthy.foundation.slab import COUNTER, GAUGE, NamedCells
 from roadworthy.runtime.queue.run_times import BINS
 from roadworthy.serving.histogram import WIDTH
 
 _MOST_HASH = (1 << 63) - 1
-_MOST_CHARACTERS = 80
+_MOST = 1 << 50
+"""The largest number in a cell: even that of a whole slot added up fits a cell, and 35 years are less, in microseconds."""
+_MOST_CHARACTERS = {"signal": 80, "version": 80}
+"""Of a label, as the control plane takes it; of others 64."""
 _NUMBERS = frozenset({"generation", "number", "bin"})
+_ONE_OF = {"variant": VARIANTS, "excluded": EXCLUDED}
 
 
 class _Shape(NamedTuple):
@@ -23,7 +27,7 @@ class _Shape(NamedTuple):
     labels: tuple[str, ...]
     width: int = 1
     kind: int = COUNTER
-    most: int = MOST
+    most: int = _MOST
 
 
 _VERSION = ("endpoint", "generation", "version", "digest")
@@ -49,7 +53,7 @@ _SHAPES = {
     "evidence": _Shape(_SAMPLE, 2),
     "values": _Shape(_SAMPLE, 2),
     "bins": _Shape(_SAMPLE, OUTPUT_BINS),
-    "excluded": _Shape(_SAMPLE),
+    "excluded": _Shape(("rollout", "generation", "excluded", "variant")),
     "pairs": _Shape(("rollout", "generation", "signal"), 3),
     "units": _Shape((*_SAMPLE, "number"), 60, most=_MOST_HASH),
     "units-overflow": _Shape(("rollout",)),
@@ -57,7 +61,7 @@ _SHAPES = {
 }
 
 
-def is_sound(cells: NamedCells, endpoints: Container[str] | None) -> bool:
+def is_sound(cells: NamedCells, endpoints: Container[str] | None = None) -> bool:
     """Whether a run of a member's slot is counted. `endpoints`: those that the gateway serves or has served; None: any."""
     found = _read(cells.name)
     if found is None:
@@ -82,8 +86,10 @@ def _read(name: str) -> tuple[_Shape, str | None] | None:
 
 
 def _fits(label: str, text: str) -> bool:
-    if len(text) > _MOST_CHARACTERS or not (text.isascii() and text.isprintable()):
+    if len(text) > _MOST_CHARACTERS.get(label, 64) or not (text.isascii() and text.isprintable()):
         return False
-    if label in _NUMBERS:
+    if label == "signal" and "/" in text:  # the control plane's keys are separated by it
+        return False
+    if label in _NUMBERS or (label == "signal" and text.isdigit()):
         return text.isdigit() and len(text) < 16 and (label != "bin" or int(text) < BINS)
-    return label != "variant" or text in VARIANTS
+    return text in _ONE_OF.get(label, (text,))

@@ -12,8 +12,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
+from roadworthy.contract.evidence import MOST
+from roadworthy.foundation.descendants import is_running
 from roadworthy.foundation.slab import GAUGE, MAX_WIDTH, NamedCells, SlabReader, SlotStatus, SlotWriter
 from roadworthy.runtime.queue.run_times import BINS, RunTimes
 from roadworthy.serving.histogram import BUCKETS_US, SUM, WIDTH, summed
@@ -38,6 +41,9 @@ _RUN_TIMES_A_RUN = 48
 _OF_A_VERSION = frozenset({_REQUESTS, _LATENCY, _ROWS, _IN_FLIGHT, _LOST}) | OF_STREAMS
 _OTHER = "other"
 _FOLD_AT = 0.5  # a scrape of slots this full takes less than 0.1 s
+_FOLD_MEMBER_AT = 0.1
+MEMBER_RUNS = 1_024
+"""Most runs that are counted in a member's slot; a member makes room long before."""
 
 
 class Gauge:
@@ -126,9 +132,14 @@ class WorkerMetrics:
         evidence: its counts for rollouts.
     """
 
-    def __init__(self, slot_writer: SlotWriter) -> None:
-        """Take over the slot. Requests that were in flight when a predecessor was killed are counted as lost."""
+    def __init__(self, slot_writer: SlotWriter, fold_at: float = _FOLD_AT) -> None:
+        """Take over the slot. Requests that were in flight when a predecessor was killed are counted as lost.
+
+        Args:
+            fold_at: the used share of the slot from which on room is made.
+        """
         self._writer = slot_writer
+        self._fold_at = fold_at
         slot_writer.take(self._count_lost)
         self._records_lost = slot_writer.place(_RECORDS_LOST)
         self._refused: dict[tuple[str, str], int] = {}
@@ -165,7 +176,7 @@ class WorkerMetrics:
         key = _SEPARATOR + _SEPARATOR.join((endpoint, str(generation), version, digest.removeprefix("sha256:")))
         if key not in self._bound:
             self._bound[key] = BoundMetrics(self._writer, key)
-            if self._writer.fullness > _FOLD_AT:
+            if self._writer.fullness > self._fold_at:
                 self._fold()
         return self._bound[key]
 
@@ -353,6 +364,16 @@ def open_worker_metrics(path: Path, slot: int) -> WorkerMetrics:
     return WorkerMetrics(SlotWriter(path, slot))
 
 
+def open_member_metrics(path: Path, slot: int) -> WorkerMetrics:
+    """Open a slot for embedded endpoints. A run in it that is not sound is removed: it was written by another application.
+
+    Raises:
+        ValueError: the file is no slab of this release, or has no such slot.
+        OSError: the file cannot be opened.
+    """
+    return WorkerMetrics(SlotWriter(path, slot, is_sound), _FOLD_MEMBER_AT)
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """The labels of one series of counts. `digest` is `sha256:…`."""
@@ -415,7 +436,10 @@ def read_totals(reader: SlabReader, endpoints: Container[str] | None = None) -> 
         status, runs = reader.read(slot)
         if slot in reader.members:
             totals.members.append(status)
-            runs = [cells for cells in runs if is_sound(cells, endpoints)]
+            if not status.alive and is_running(status.pid):  # silent: what it has in flight may still be answered
+                runs = [cells for cells in runs if cells.kind != GAUGE]
+            sound = ((cells.name, cells) for cells in runs if is_sound(cells, endpoints))
+            runs = list(dict(islice(sound, MEMBER_RUNS)).values())
         else:
             totals.slots.append(status)
         for cells in runs:
@@ -435,7 +459,7 @@ def _add(totals: Totals, cells: NamedCells, *, alive: bool) -> None:
     elif kind in (_PROBES, _PROBE_LAST):
         _add_probes(totals, kind, parts, value if alive or kind == _PROBES else 0)
     elif kind == _RECORDS_LOST:
-        totals.records_lost += value
+        totals.records_lost = min(totals.records_lost + value, MOST)
     elif kind == _LOG_LINES:
         totals.log_lines_lost += value
     elif kind in COUNTED:
@@ -461,7 +485,7 @@ def _add_run_times(totals: Totals, parts: tuple[str, ...], values: tuple[int, ..
     if parts[0] != _OTHER:
         sums = totals.run_times[f"sha256:{parts[0]}"]
         for place, value in enumerate(values[: BINS - int(parts[1])], int(parts[1])):
-            sums[place] += value
+            sums[place] = min(sums[place] + value, MOST)
 
 
 def _add_version(totals: Totals, kinds: tuple[str, ...], bound: Bound, values: tuple[int, ...], *, alive: bool) -> None:

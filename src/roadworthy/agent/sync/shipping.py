@@ -22,7 +22,7 @@ from roadworthy.agent.metrics.layer_metrics import not_closed
 from roadworthy.agent.records.records import RecordSink
 from roadworthy.agent.sync.control import ControlLink
 from roadworthy.agent.worker_registry import WorkerRegistry
-from roadworthy.contract.evidence import BadUnit, RolloutCounts
+from roadworthy.contract.evidence import MOST, BadUnit, RolloutCounts
 from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import (
     RecordFile,
@@ -80,7 +80,7 @@ def count_requests(totals: Totals) -> tuple[RequestCount, ...]:
     for item in (*answered, *refused, *lost):
         key = (item.endpoint, item.generation, item.digest, item.outcome)
         merged[key] = merged.get(key, 0) + item.count
-    return tuple(RequestCount(*key, count) for key, count in merged.items())
+    return tuple(RequestCount(*key, min(count, MOST)) for key, count in merged.items())
 
 
 class GatewayState(NamedTuple):

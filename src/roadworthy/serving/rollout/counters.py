@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from roadworthy.contract.evidence import (
+    MOST,
     OUTPUT_BINS,
     BadUnit,
     BinCount,
@@ -190,22 +191,22 @@ class EvidenceTotals:
     crashes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, kind: str, key: tuple[str, ...], values: tuple[int, ...]) -> None:
-        """Add one run of cells."""
+        """Add one run of cells. Sums end at MOST, the largest that a frame may hold."""
         if key[0] == _OVER:
             return
         if kind == _EXCLUDED:
-            self.excluded[key] += values[0]
+            self.excluded[key] = min(self.excluded[key] + values[0], MOST)
         elif kind == _OVERFLOW:
             self.overflow.add(key[0])
         elif kind == _CRASHES:
-            self.crashes[key[0]] += values[0]
+            self.crashes[key[0]] = min(self.crashes[key[0]] + values[0], MOST)
         elif kind == _UNITS:
             rollout, generation, signal, variant, _ = key
             self.units[rollout].update(BadUnit(int(generation), signal, variant, f"{unit:016x}") for unit in values if unit)
         else:
             sums = self._sums(kind, key)
             for place, value in enumerate(values):
-                sums[place] += value
+                sums[place] = min(sums[place] + value, MOST)
 
     def _sums(self, kind: str, key: tuple[str, ...]) -> list[int]:
         if kind == _SAMPLES:
