@@ -281,7 +281,7 @@ def test_a_member_without_a_heartbeat_is_not_alive(tmp_path: Path) -> None:
     for writer in (worker, member):
         writer.take()
         writer.state(READY)
-    assert worker.ready_slots() == [0]
+    assert worker.serving_slots() == [0]
     assert (reader.status(0).alive, reader.status(2).alive) == (True, True)
     for writer in (worker, member):
         writer._words[3] -= SILENT_NS

@@ -50,12 +50,13 @@ class Machine:
             os.mkfifo(folder / f"held-{slot}")
             os.mkfifo(folder / f"held-too-{slot}")
 
-    def start(self, slot: int) -> subprocess.Popen[bytes]:
+    def start(self, slot: int, **options: float) -> subprocess.Popen[bytes]:
         """Start a worker; it waits with its package in hand."""
         document = {
             **worker_options(default_settings()),
             "folder": str(self.folder), "fd": self.listener.fileno(), "slot": slot, "slab": str(self.slab),
             "models": self.plan.models, "keep_alive_s": 10 * DEADLINE_S, "header_timeout_s": 10 * DEADLINE_S,
+            **options,
         }  # fmt: skip
         worker = subprocess.Popen([sys.executable, str(PLANTED_WORKER)], stdin=subprocess.PIPE, pass_fds=[self.listener.fileno()])
         assert worker.stdin is not None
@@ -211,6 +212,22 @@ def test_a_worker_leaves_connections_to_others_until_its_first_snapshot_is_loade
     eventually(lambda: machine.state(0) == "READY", "it has loaded it")
 
 
+def test_c9_a_worker_that_is_not_ready_leaves_connections_to_one_that_drains(machine: Machine) -> None:
+    """Until it has accepted its last one, even while it still answers on open connections."""
+    machine.start(0, drain_delay_s=10 * DEADLINE_S, grace_s=10 * DEADLINE_S)
+    machine.start(1)
+    machine.release(0)
+    eventually(lambda: machine.state(0) == "READY", "a worker is ready")
+    assert _codes(machine) == {200}
+    machine.workers[0].send_signal(signal.SIGTERM)
+    eventually(lambda: machine.state(0) == "DRAINING", "it drains")
+    assert _codes(machine) == {200}
+    assert machine.state(1) == "STARTING"
+    machine.workers[0].send_signal(signal.SIGTERM)
+    assert machine.workers[0].wait(DEADLINE_S) == 0
+    assert _not_ready(machine.ask())
+
+
 @pytest.mark.parametrize("held", [0, 1])
 def test_a_worker_that_is_not_ready_stops_in_order(machine: Machine, held: int) -> None:
     """Next to a ready worker, and alone."""
@@ -222,6 +239,6 @@ def test_a_worker_that_is_not_ready_stops_in_order(machine: Machine, held: int) 
         eventually(lambda: machine.state(0) == "READY", "the other is ready")
     assert machine.state(held) == "STARTING"
     worker.send_signal(signal.SIGTERM)
-    eventually(lambda: machine.state(held) in ("DRAINING", "STOPPED"), "it stops")
+    eventually(lambda: machine.state(held) in ("CLOSING", "STOPPED"), "it stops")
     machine.release(held)
     assert worker.wait(DEADLINE_S) == 0

@@ -221,20 +221,22 @@ def test_streams_are_counted_for_those_who_have_them(slab: Path) -> None:
     ]
 
 
-def test_workers_know_whether_another_is_ready(slab: Path) -> None:
-    """Not counting itself, the agent, and workers that are loading, stopping or dead."""
+def test_workers_know_whether_another_serves(slab: Path) -> None:
+    """Not counting itself, the agent, and workers that are loading, closing or dead."""
     one, other, agent = (open_worker_metrics(slab, slot) for slot in (0, 1, 3))
     for metrics in (one, agent):
         metrics.state("READY")
-    assert not one.another_is_ready()
-    assert other.another_is_ready()
+    assert not one.another_serves()
+    assert other.another_serves()
     one.state("DRAINING")
-    assert not other.another_is_ready()
+    assert other.another_serves()
+    one.state("CLOSING")
+    assert not other.another_serves()
     one.state("READY")
     one.close()
-    assert not other.another_is_ready()
+    assert not other.another_serves()
     kill_one(slab, 2)
-    assert not other.another_is_ready()
+    assert not other.another_serves()
 
 
 def gauges(slab: Path) -> dict[str, int]:

@@ -38,6 +38,9 @@ MAX_NAME_BYTES = 304
 STARTING = "STARTING"
 READY = "READY"
 DRAINING = "DRAINING"
+"""A worker that was READY stops, and still accepts connections."""
+CLOSING = "CLOSING"
+"""A worker stops and accepts no more connections; or it stops before it was READY."""
 STOPPED = "STOPPED"
 EMBEDDED = "EMBEDDED"
 """The state of a process that is no worker and has a slot for the endpoints in it."""
@@ -98,7 +101,7 @@ class SlotStatus:
     Attributes:
         slot: its number.
         pid: the process that took the slot last; 0 when none has, or when that process released it in order.
-        state: STARTING, READY, DRAINING, STOPPED, or "" before the first.
+        state: STARTING, READY, DRAINING, CLOSING, STOPPED, or "" before the first.
         boot: 16 hex digits, drawn at each take-over.
         heartbeat_ns: the writer's last heartbeat on the machine's monotonic clock.
         starts: how often the slot was taken. crashes: how often after a process that had not released it.
@@ -389,13 +392,14 @@ class SlotWriter:
                 found.append((numbers, slot == self.slot or is_running(struct.unpack_from("=q", self._mapped, start)[0])))
         return found
 
-    def ready_slots(self) -> list[int]:
-        """The slots, including this one, whose process runs and is READY; without the members', in which anything may stand."""
+    def serving_slots(self) -> list[int]:
+        """The slots, including this one, whose process runs and answers new connections: it is READY, or DRAINING. Without the
+        members', in which anything may stand."""
         found = []
         with memoryview(self._mapped) as whole, whole.cast("q") as words:
             for slot in set(range(self._geometry.slots)) - set(self._geometry.member_slots):
                 start = self._geometry.start(slot) // 8
-                if words[start + _STATE] == _packed(READY) and is_running(words[start + _PID]):
+                if words[start + _STATE] in (_packed(READY), _packed(DRAINING)) and is_running(words[start + _PID]):
                     found.append(slot)
         return found
 

@@ -30,7 +30,7 @@ from roadworthy.foundation.confine.plan import REQUIRED
 from roadworthy.foundation.errors import RoadworthyError
 from roadworthy.foundation.host import begin_hosting, keep_handlers, leave
 from roadworthy.foundation.ids import PredictionIds
-from roadworthy.foundation.slab import DRAINING, READY, STARTING
+from roadworthy.foundation.slab import CLOSING, DRAINING, READY, STARTING
 from roadworthy.gateway.accepting import AcceptLock
 from roadworthy.gateway.http.app import App
 from roadworthy.gateway.http.connection import ClientTimeouts, ConnectionContext, sweep
@@ -170,6 +170,7 @@ class Worker:
             drain_delay_s=start.drain_delay_s,
             grace_s=start.grace_s,
             access_log=start.access_log,
+            closed=partial(metrics.state, CLOSING),
         )
         self._accept_lock = AcceptLock(Path(start.slab))
         self._settled = False
@@ -242,10 +243,10 @@ class Worker:
     def _should_accept(self) -> bool:
         """Whether this worker should accept connections.
 
-        A ready worker accepts. Without a ready worker, workers with nothing left to load accept, and one that is loading: it
-        answers probes and what it has loaded, and other predictions with 503. The replacement of a dead worker first leaves
-        connections in the socket's queue for a moment: a short wait is better than a refusal."""
-        yields = self._metrics.another_is_ready() or time.monotonic() < self._yield_until
+        A ready worker accepts, also while it drains. Without one, workers with nothing left to load accept, and one that is
+        loading: it answers probes and what it has loaded, and other predictions with 503. The replacement of a dead worker first
+        leaves connections in the socket's queue for a moment: a short wait is better than a refusal."""
+        yields = self._metrics.another_serves() or time.monotonic() < self._yield_until
         if self._settled or yields or not self._serving.loading:
             self._accept_lock.release()
             return self._settled or not yields
@@ -264,7 +265,7 @@ class Worker:
         if not self._serving.stopping:
             self._log.info("stopping")
             self._serving.stopping = True
-            self._metrics.state(DRAINING)
+            self._metrics.state(DRAINING if self._settled else CLOSING)
         self._server.should_exit = True
 
     def _take_snapshot_from_disk(self) -> None:

@@ -320,10 +320,10 @@ class WorkerMetrics:
         predecessor."""
         self._writer.state(text)
 
-    def another_is_ready(self) -> bool:
-        """Whether another worker is READY; then this one need not accept connections before it can answer."""
+    def another_serves(self) -> bool:
+        """Whether another worker answers new connections; then this one need not accept any before it can answer."""
         agents = self._writer.slots - 1
-        return any(slot not in (self._writer.slot, agents) for slot in self._writer.ready_slots())
+        return any(slot not in (self._writer.slot, agents) for slot in self._writer.serving_slots())
 
     def heartbeat(self, hanging: Collection[str] = ()) -> None:
         """Show that this process is alive; about once a second. While runs hang, name their versions (digests) instead: no

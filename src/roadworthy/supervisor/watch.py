@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from roadworthy.foundation.resident import Resident, resident
-from roadworthy.foundation.slab import DRAINING, GAUGE, READY, SlabReader, SlotStatus
+from roadworthy.foundation.slab import CLOSING, DRAINING, GAUGE, READY, SlabReader, SlotStatus
 from roadworthy.supervisor.plan import MEBI, WorkerLimits
 from roadworthy.supervisor.process_group import ManagedProcess, say
 
@@ -76,7 +76,7 @@ class WorkerWatch:
             pid = child.process.pid
             known = seen[pid] = self._known.get(pid) or _Known()
             status = self._slab.status(child.slot)
-            if status.pid != pid or status.state == DRAINING:
+            if status.pid != pid or status.state in (DRAINING, CLOSING):
                 continue
             if self._hangs(known, status):
                 hung.append(child)

@@ -62,6 +62,18 @@ def run(model: Any, scene: Callable[[Batcher], Any], **options: Any) -> Any:
     return asyncio.run(play())
 
 
+async def running_with_a_deadline(batcher: Batcher, model: Any, batch: Batch) -> asyncio.Future[Answer]:
+    """A request that runs before its deadline, which is as near as this machine allows."""
+    seconds = 0.1
+    while True:
+        outcome = submit(batcher, batch, seconds)
+        await soon(lambda outcome=outcome: model.runs or outcome.done(), "it runs, or was too late for that")
+        if model.runs:
+            return outcome
+        assert isinstance(outcome.exception(), DeadlineExceeded)
+        seconds *= 2
+
+
 @BOTH
 def test_requests_of_one_moment_run_once(doubler: Any, rows: Any, concurrent: bool) -> None:
     """Ten requests are one run; each gets its own rows."""
@@ -103,7 +115,8 @@ def test_g6_a_long_request_has_its_deadline(doubler: Any, rows: Any) -> None:
     model = doubler(hook=lambda _: gate.wait(DEADLINE_S) and None)
 
     async def scene(batcher: Batcher) -> None:
-        running, waiting = submit(batcher, rows(*range(2_000)), 0.2), submit(batcher, rows(*range(3_000)), 0.1)
+        running = await running_with_a_deadline(batcher, model, rows(*range(2_000)))
+        waiting = submit(batcher, rows(*range(3_000)), 0.1)
         for late in (running, waiting):
             with pytest.raises(DeadlineExceeded):
                 await late
@@ -127,8 +140,9 @@ def test_g6_a_run_is_known_until_it_ends(doubler: Any, rows: Any, concurrent: bo
 
     async def scene(batcher: Batcher) -> None:
         batcher.times.on_thread = changes.append
+        running = await running_with_a_deadline(batcher, model, rows(*range(2_000)))
         with pytest.raises(DeadlineExceeded):
-            await submit(batcher, rows(*range(2_000)), 0.1)
+            await running
         assert (changes, batcher.long_since is None) == ([1], not concurrent)
         gate.set()
         await soon(lambda: changes == [1, -1], "the run ended")
@@ -209,18 +223,6 @@ def test_a_model_that_asks_to_exit_is_a_fault(doubler: Any, rows: Any) -> None:
 
     found = run(doubler(hook=hook, concurrent=False), lambda batcher: answers(batcher, [rows(1)]))
     assert found[0].code == "model-failed"
-
-
-async def running_with_a_deadline(batcher: Batcher, model: Any, batch: Batch) -> asyncio.Future[Answer]:
-    """A request that runs before its deadline, which is as near as this machine allows."""
-    seconds = 0.1
-    while True:
-        outcome = submit(batcher, batch, seconds)
-        await soon(lambda outcome=outcome: model.runs or outcome.done(), "it runs, or was too late for that")
-        if model.runs:
-            return outcome
-        assert isinstance(outcome.exception(), DeadlineExceeded)
-        seconds *= 2
 
 
 def test_who_waits_too_long_is_told_and_never_run(doubler: Any, rows: Any) -> None:

@@ -33,12 +33,22 @@ class Server(uvicorn.Server):
         drain_delay_s: see above.
         grace_s: how long open requests may take after that.
         access_log: whether the application's requests are logged.
+        closed: called when a stopping server has accepted its last connection.
 
     Attributes:
         given_up: requests that were answered "stopping" because they exceeded `grace_s`.
     """
 
-    def __init__(self, app: App, context: ConnectionContext, *, drain_delay_s: float, grace_s: float, access_log: bool) -> None:
+    def __init__(
+        self,
+        app: App,
+        context: ConnectionContext,
+        *,
+        drain_delay_s: float,
+        grace_s: float,
+        access_log: bool,
+        closed: Callable[[], None],
+    ) -> None:
         config = uvicorn.Config(
             app,
             loop="none",
@@ -55,6 +65,7 @@ class Server(uvicorn.Server):
         self._context = context
         self._drain_delay_s = drain_delay_s
         self._grace_s = grace_s
+        self._closed = closed
         self._guarded = False
         self.given_up = 0
 
@@ -109,6 +120,7 @@ class Server(uvicorn.Server):
             server.close()
         for listener in sockets or ():
             listener.close()
+        self._closed()
         await self._until(lambda: not self.server_state.connections, LINGER_S)
         for connection in self.connections():
             connection.shutdown()
