@@ -14,16 +14,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench.comparison import Setup, faster, single_rows
+from bench.binary import binary_against
+from bench.comparison import Setup, faster, many_rows, median_ms, single_rows, slower
 from bench.load.wrk import Target
 from bench.models import Subject, onnx_trees, sklearn_trees
 from bench.report import Measure, finish
 from bench.service import installed
 
 LEAST = 0.97
+_MOST = round(1 / LEAST, 3)
 ROWS = 20_000
 _KINDS = {"cells": "scikit-learn, compiled", "cells-native": "scikit-learn, not compiled", "trees": "trees in ONNX"}
 # The other checkout may lack this module, so this program does not use it.
@@ -61,19 +64,30 @@ def hosted(python: Path, folder: Path, names: Sequence[str], core: int | None) -
 
 
 def compare(python: Path, folder: Path, setup: Setup, names: Sequence[str], rows: int = ROWS) -> list[Measure]:
-    """Compare this checkout with that of `python`, model by model: one row per request, out of `rows` different rows."""
+    """Compare this checkout with that of `python`, model by model, with requests out of `rows` different rows."""
     (folder / "before").mkdir()
     subjects = [_MAKERS[name](folder, rows) for name in names]
-    measures = []
+    measures: list[Measure] = []
     with (
         hosted(python, folder / "before", names, setup.server_core) as before,
         installed(folder, subjects, setup.server_core) as service,
     ):
         for subject, other in zip(subjects, before, strict=True):
-            comparison = single_rows(subject, service.target(subject.name), other, setup)
-            name = f"1 row, {setup.connections} connections, {_KINDS[subject.name]}, against the checkout before"
-            measures.append(faster(name, comparison, LEAST))
+            measures += _compare(subject, service.target(subject.name), other, setup)
     return measures
+
+
+def _compare(subject: Subject, ours: Target, other: Target, setup: Setup) -> Iterator[Measure]:
+    kind, requests = _KINDS[subject.name], 6 * setup.rounds * setup.seconds
+    crowd = single_rows(subject, ours, other, setup)
+    yield faster(f"1 row, {setup.connections} connections, {kind}, against the checkout before", crowd, LEAST)
+    alone = single_rows(subject, ours, other, replace(setup, connections=1), median_ms)
+    yield slower(f"1 row, 1 connection, p50, {kind}", alone, _MOST)
+    yield slower(f"100 rows in one JSON request, {kind}", many_rows(subject, ours, other, 100, requests), _MOST)
+    if subject.name == "trees":  # the model with one tensor as its input
+        raw, their_raw = (Target(to.port, f"/v2/models/{subject.name}/infer", to.authorization) for to in (ours, other))
+        binary = binary_against(subject, raw, their_raw, len(subject.rows[:1_000]), requests)
+        yield slower(f"{len(subject.rows[:1_000]):,} rows as V2 binary tensors, {kind}", binary, _MOST)
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 
-from bench.comparison import TOLERANCE, WrongAnswerError
+from bench.comparison import TOLERANCE, Comparison, WrongAnswerError, of_pairs
 from bench.load.wrk import Target
 from bench.models import Rows, Subject
 from bench.ports import free_ports
@@ -47,6 +47,22 @@ def binary_rows(subject: Subject, target: Target, rows: int, requests: int, core
         Measure("the same, whole, as the client sees it", round(whole, 3), "ms", round(run, 3), round(whole / run, 3)),
         Measure("of it, moving the bytes to a server that ignores them and back", round(moved, 3), "ms"),
     ]
+
+
+def binary_against(subject: Subject, ours: Target, theirs: Target, rows: int, requests: int) -> Comparison:
+    """Milliseconds per V2 request of raw tensors, alternately over one keep-alive connection to each; answers are checked."""
+    times = []
+    with closing(_Wire(ours.port)) as our, closing(_Wire(theirs.port)) as their:
+        sides = [(wire, _request(subject.rows[:rows], target)) for wire, target in ((our, ours), (their, theirs))]
+        for _ in range(requests + _WARM):
+            pair = []
+            for wire, request in sides:
+                begun = time.perf_counter()
+                answer = wire.exchange(request)
+                pair.append((time.perf_counter() - begun) * 1000)
+                _check(answer, subject.right[:rows])
+            times.append((pair[0], pair[1]))
+    return of_pairs(times[_WARM:])
 
 
 class _Wire:

@@ -185,8 +185,14 @@ def many_rows(subject: Subject, ours: Target, theirs: Target, rows: int, request
                 _check(answer, subject.right[:rows])
             if number >= 10:  # the first requests are warm-up
                 times.append((pair[0][0], pair[1][0]))
-    ours_ms, theirs_ms = (statistics.median(side) for side in zip(*times, strict=True))
-    return Comparison(ours_ms, theirs_ms, ours_ms / theirs_ms)
+    return of_pairs(times)
+
+
+def of_pairs(times: Sequence[tuple[float, float]]) -> Comparison:
+    """Compare the times of requests that went alternately to ours and to the baseline, in milliseconds."""
+    ours, theirs = (statistics.median(side) for side in zip(*times, strict=True))
+    ratios = [our / their for our, their in times]
+    return Comparison(ours, theirs, statistics.median(ratios), interval=bootstrap(ratios))
 
 
 def _connect(target: Target) -> http.client.HTTPConnection:
