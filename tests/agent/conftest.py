@@ -191,14 +191,16 @@ class WorkerEnd:
 
 
 MAIN = """
-import importlib, json, runpy, sys
+import importlib, json, sys
 for name, value in json.loads(sys.argv[1]).items():
     module, _, constant = name.rpartition(".")
     setattr(importlib.import_module("roadworthy.agent." + module), constant, value)
-runpy.run_module("roadworthy.agent", run_name="__main__")
+sys.exit(importlib.import_module("roadworthy.agent.__main__").main())
 """
 
 
+PATIENT = {"__main__.LAST_ATTEMPT_S": DEADLINE_S}
+"""Constants of agents that write and ship all that is left before they stop, however busy the machine is."""
 OFTEN = {"sync.shipping.TELEMETRY_EVERY_S": 0.2, "sync.sync.LOOK_S": 0.2, "records.pacing.OLD_S": 0.5}
 """Constants of the agents here: tests wait for the next frame, for the next look at the packages' folder, and for record files,
 however busy the machine is."""

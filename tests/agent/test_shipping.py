@@ -14,7 +14,7 @@ from roadworthy.contract.snapshot import Snapshot
 from roadworthy.contract.telemetry import LOADING, READY, VersionState
 from roadworthy.runtime.queue.run_times import RunTimes
 from roadworthy.serving.metrics import open_worker_metrics
-from tests.agent.conftest import FakeControl, eventually
+from tests.agent.conftest import PATIENT, FakeControl, eventually
 from tests.agent.records import record
 
 DIGEST = "sha256:" + "a" * 64
@@ -42,7 +42,7 @@ def test_files_are_shipped_then_named_then_deleted(fake_control: Any, start_agen
 def test_frames_are_numbered_and_repeated_until_accepted(fake_control: Any, start_agent: Any) -> None:
     """After three refusals the same number comes again, without gaps; the boot is the slab's, after a restart too."""
     fake_control.refuse_frames = 3
-    agent = start_agent(fake_control)
+    agent = start_agent(fake_control, constants=PATIENT)
     eventually(lambda: len(fake_control.frames) >= 2, "two frames")
     assert agent.stop() == 0
     count = len(fake_control.frames)
@@ -245,7 +245,7 @@ def test_g10_what_lies_among_the_record_files_of_an_earlier_life(start_agent: An
 
 def test_an_orderly_stop_writes_and_ships_what_is_left(fake_control: Any, start_agent: Any) -> None:
     """Records that came just before SIGTERM are not lost."""
-    agent = start_agent(fake_control)
+    agent = start_agent(fake_control, constants=PATIENT)
     worker = agent.worker()
     worker.hello()
     worker.send_records([record() for _ in range(10)])
