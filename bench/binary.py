@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 import numpy as np
 
-from bench.comparison import TOLERANCE, Comparison, WrongAnswerError, of_pairs
+from bench.comparison import TOLERANCE, Comparison, WrongAnswerError, in_turn
 from bench.load.wrk import Target
 from bench.models import Rows, Subject
 from bench.ports import free_ports
@@ -51,18 +52,17 @@ def binary_rows(subject: Subject, target: Target, rows: int, requests: int, core
 
 def binary_against(subject: Subject, ours: Target, theirs: Target, rows: int, requests: int) -> Comparison:
     """Milliseconds per V2 request of raw tensors, alternately over one keep-alive connection to each; answers are checked."""
-    times = []
+
+    def ask(wire: _Wire, request: bytes) -> float:
+        begun = time.perf_counter()
+        answer = wire.exchange(request)
+        took_ms = (time.perf_counter() - begun) * 1000
+        _check(answer, subject.right[:rows])
+        return took_ms
+
+    our_request, their_request = (_request(subject.rows[:rows], target) for target in (ours, theirs))
     with closing(_Wire(ours.port)) as our, closing(_Wire(theirs.port)) as their:
-        sides = [(wire, _request(subject.rows[:rows], target)) for wire, target in ((our, ours), (their, theirs))]
-        for _ in range(requests + _WARM):
-            pair = []
-            for wire, request in sides:
-                begun = time.perf_counter()
-                answer = wire.exchange(request)
-                pair.append((time.perf_counter() - begun) * 1000)
-                _check(answer, subject.right[:rows])
-            times.append((pair[0], pair[1]))
-    return of_pairs(times[_WARM:])
+        return in_turn(partial(ask, our, our_request), partial(ask, their, their_request), requests)
 
 
 class _Wire:

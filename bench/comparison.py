@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from bench.ports import free_ports
 from bench.report import Measure
 
 TOLERANCE = 1e-5
+WARM = 10
+"""Requests of `in_turn` to each side before the measured ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,22 +180,22 @@ def fire_checked(target: Target, file: Path, right: Rows, setup: Setup, seconds:
 def many_rows(subject: Subject, ours: Target, theirs: Target, rows: int, requests: int) -> Comparison:
     """Milliseconds for a request of many rows, alternately over one keep-alive connection to each; answers are checked."""
     body = json.dumps({"instances": subject.rows[:rows].tolist()}, separators=(",", ":")).encode()
-    times: list[tuple[float, float]] = []
+
+    def ask(connection: http.client.HTTPConnection, target: Target) -> float:
+        took_ms, answer = _timed(connection, target, body)
+        _check(answer, subject.right[:rows])
+        return took_ms
+
     with closing(_connect(ours)) as our, closing(_connect(theirs)) as their:
-        for number in range(requests + 10):
-            pair = _timed(our, ours, body), _timed(their, theirs, body)
-            for _, answer in pair:
-                _check(answer, subject.right[:rows])
-            if number >= 10:  # the first requests are warm-up
-                times.append((pair[0][0], pair[1][0]))
-    return of_pairs(times)
+        return in_turn(partial(ask, our, ours), partial(ask, their, theirs), requests)
 
 
-def of_pairs(times: Sequence[tuple[float, float]]) -> Comparison:
-    """Compare the times of requests that went alternately to ours and to the baseline, in milliseconds."""
-    ours, theirs = (statistics.median(side) for side in zip(*times, strict=True))
+def in_turn(ours: Callable[[], float], theirs: Callable[[], float], requests: int) -> Comparison:
+    """Compare the milliseconds of `requests` requests to each side; a call sends one, checks its answer, returns its time."""
+    times = [(ours(), theirs()) for _ in range(WARM + requests)][WARM:]
+    our_ms, their_ms = (statistics.median(side) for side in zip(*times, strict=True))
     ratios = [our / their for our, their in times]
-    return Comparison(ours, theirs, statistics.median(ratios), interval=bootstrap(ratios))
+    return Comparison(our_ms, their_ms, statistics.median(ratios), interval=bootstrap(ratios))
 
 
 def _connect(target: Target) -> http.client.HTTPConnection:

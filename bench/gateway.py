@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.binary import binary_rows
-from bench.comparison import Comparison, Setup, baseline, faster, many_rows, median_ms, single_rows, slower
+from bench.comparison import WARM, Comparison, Setup, baseline, faster, many_rows, median_ms, single_rows, slower
 from bench.limits import limits
 from bench.load.wrk import Target
 from bench.models import Subject, nothing, onnx_trees, sklearn_trees, small_graph
@@ -132,7 +132,7 @@ def memory(folder: Path, setup: Setup, models: int = 20) -> list[Measure]:
 
 def records(service: Service, subject: Subject, comparisons: list[Comparison], many_rows_requests: int = 0) -> Measure:
     """Check the records of all answers: one for each answer, with its own input and answer."""
-    warm = 10 if many_rows_requests else 0
+    warm = WARM if many_rows_requests else 0
     answered = sum(comparison.answered for comparison in comparisons) + many_rows_requests + warm
     sent = sum(comparison.sent for comparison in comparisons) + many_rows_requests + warm
     kept = wait_for_records(service.home, subject, answered)
