@@ -213,7 +213,7 @@ def test_a_worker_leaves_connections_to_others_until_its_first_snapshot_is_loade
 
 
 def test_c9_a_worker_that_is_not_ready_leaves_connections_to_one_that_drains(machine: Machine) -> None:
-    """Until it has accepted its last one, even while it still answers on open connections."""
+    """Until that one has gone."""
     machine.start(0, drain_delay_s=10 * DEADLINE_S, grace_s=10 * DEADLINE_S)
     machine.start(1)
     machine.release(0)

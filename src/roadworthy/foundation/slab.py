@@ -395,11 +395,11 @@ class SlotWriter:
     def serving_slots(self) -> list[int]:
         """The slots, including this one, whose process runs and answers new connections: it is READY, or DRAINING. Without the
         members', in which anything may stand."""
-        found = []
+        found, serving = [], (_packed(READY), _packed(DRAINING))
         with memoryview(self._mapped) as whole, whole.cast("q") as words:
             for slot in set(range(self._geometry.slots)) - set(self._geometry.member_slots):
                 start = self._geometry.start(slot) // 8
-                if words[start + _STATE] in (_packed(READY), _packed(DRAINING)) and is_running(words[start + _PID]):
+                if words[start + _STATE] in serving and is_running(words[start + _PID]):
                     found.append(slot)
         return found
 
