@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from roadworthy.foundation import files
-from roadworthy.foundation.files import private_folder, remove_tree, sweep_temporary, temporary_beside, write_atomic
+from roadworthy.foundation.files import (
+    private_folder,
+    read_at_most,
+    read_long,
+    remove_tree,
+    sweep_temporary,
+    temporary_beside,
+    write_atomic,
+    write_long,
+)
 
 
 def test_a_write_replaces_the_whole_and_sets_the_mode(tmp_path: Path) -> None:
@@ -75,3 +84,23 @@ def test_private_folders_are_private(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "above").stat().st_mode) == 0o700
     assert stat.S_IMODE(private_folder(folder).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_144, 1_000_000])
+def test_long_files_are_written_and_read_in_short_calls(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call has more than 256 KiB, and the bytes are the same, also where the system takes fewer than it was given."""
+    data, calls = bytes(range(256)) * (size // 256) + bytes(size % 256), []
+    write = os.write
+
+    def write_half(descriptor: int, block: memoryview) -> int:
+        calls.append(len(block))
+        return write(descriptor, block[: -(-len(block) // 2)])
+
+    monkeypatch.setattr(os, "write", write_half)
+    path = tmp_path / "long"
+    with path.open("wb", buffering=0) as file:
+        write_long(file.fileno(), data)
+    assert max(calls, default=0) <= 262_144
+    assert read_long(path) == data
+    with path.open("rb") as file:
+        assert read_at_most(file, 300_000) == data[:300_000]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from roadworthy.foundation.files import read_at_most
 from roadworthy.package.attestations import COMPILE
 from roadworthy.package.files import Files, damaged, hash_blocks
 from roadworthy.package.golden import golden_spans, read_golden
@@ -107,7 +108,7 @@ class Package:
         if entry is None:
             raise damaged(path)
         with self.files.open(path) as handle:
-            data = handle.read(entry.size_bytes + 1)
+            data = read_at_most(handle, entry.size_bytes + 1)
         if hash_blocks([data]) != entry.sha256:
             raise damaged(path)
         return data

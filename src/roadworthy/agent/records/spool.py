@@ -23,7 +23,7 @@ from zlib import crc32
 import structlog
 
 from roadworthy.contract.record import count_records
-from roadworthy.foundation.files import fsync_folder, private_folder
+from roadworthy.foundation.files import fsync_folder, private_folder, read_long, write_long
 from roadworthy.foundation.ids import PredictionIds
 
 SEGMENT_BYTES = 32 << 20
@@ -176,10 +176,8 @@ class Spool:
         return descriptor
 
     def _write(self, descriptor: int, data: bytes) -> None:
-        left = memoryview(data)
         try:
-            while left:
-                left = left[os.write(descriptor, left) :]
+            write_long(descriptor, data)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, self.segments[-1].size_bytes)
@@ -198,7 +196,7 @@ def frames(segment: Path) -> Iterator[memoryview | int]:
     Raises:
         OSError: the segment cannot be read.
     """
-    data, mark = segment.read_bytes(), _mark(segment)
+    data, mark = read_long(segment), _mark(segment)
     start = rows = 0
     while (found := _next_frame(data, mark, start)) is not None:
         payload, before, start = found

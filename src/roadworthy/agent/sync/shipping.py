@@ -35,6 +35,7 @@ from roadworthy.contract.telemetry import (
 )
 from roadworthy.foundation.backoff import Backoff
 from roadworthy.foundation.clock import Clock
+from roadworthy.foundation.files import read_long
 from roadworthy.foundation.slab import SlotWriter
 from roadworthy.serving.metrics import Totals
 
@@ -335,7 +336,7 @@ class Shipping:
         folder = self._sink.folder
         try:
             about = folder.describe(name)
-            data = await asyncio.to_thread((folder.folder / name).read_bytes)
+            data = await asyncio.to_thread(read_long, folder.folder / name)
             if len(data) != about.size_bytes:
                 raise ValueError(f"expected {about.size_bytes} bytes, got {len(data)}")
         except (OSError, ValueError) as error:

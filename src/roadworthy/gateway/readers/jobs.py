@@ -36,6 +36,7 @@ from roadworthy.foundation.errors import (
     RoadworthyError,
     UnsupportedMediaType,
 )
+from roadworthy.foundation.files import write_long
 from roadworthy.runtime.runners.isolated.frames import decode_batch, encode_batch
 from roadworthy.schema.batch import Batch
 from roadworthy.schema.dtypes import DType
@@ -113,9 +114,7 @@ def send(end: socket.socket, head: Any, parts: Sequence[bytes | memoryview]) -> 
     with _anonymous_file() as descriptor:
         encoded = _encode(head)
         for part in (_LENGTH.pack(len(encoded)), encoded, *parts):
-            rest = memoryview(part)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            write_long(descriptor, part)
         _seal(descriptor)
         socket.send_fds(end, [b"m"], [descriptor])
 
