@@ -31,7 +31,7 @@ def test_g6_a_long_run_that_does_not_end_is_seen(start_worker: StartWorker, make
     eventually(lambda: watch.look([child])[0] == [child], "the worker counts as hung")
     assert worker.predict("m", [[1, 0, 0]]).json() == {"predictions": [1.0]}
     assert suspects(left()) == {digest_of(1)}
-    assert "run-hangs" in (worker.folder / "log").read_text()
+    eventually(lambda: "run-hangs" in (worker.folder / "log").read_text(), "the log says so")
     worker.open_gate()
     eventually(lambda: not watch.look([child])[0], "it beats again")
     assert suspects(left()) == set()

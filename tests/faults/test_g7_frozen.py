@@ -62,7 +62,7 @@ def test_g7_a_process_that_stands_still_is_replaced(machine: Machine, module: st
     assert not frozen.is_running() or frozen.status() == psutil.STATUS_ZOMBIE
     eventually(lambda: predict(machine).status_code == 200, "predictions are answered again")
     assert predict(machine).json() == {"predictions": [3.0]}
-    assert "no sign of life" in machine.log()
+    eventually(lambda: "no sign of life" in machine.log(), "the log says why")
     assert fresh.is_running()
 
 
